@@ -1,0 +1,260 @@
+"""Every error that tokenctl raises on purpose.
+
+One root class; each class has a stable `code` (a public contract, like the JSON fields) and each
+instance carries the facts. There is no HTTP status and no exit number here: the edges decide those.
+A message says what happened and why; `hint` is what to do next.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class TokenctlError(Exception):
+    """Root of all errors; `facts` are plain values that may be shown to an operator (never a secret)."""
+
+    code: ClassVar[str] = "internal"
+    hint: str = ""
+
+    def __init__(self, message: str, *, hint: str = "", **facts: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.facts = facts
+        if hint:
+            self.hint = hint
+
+
+# --- what the caller handed in ---------------------------------------------------------------
+
+
+class InvalidInput(TokenctlError):
+    """A value that was handed in has the wrong form; nothing was done."""
+
+    code = "input.invalid"
+
+
+class EmptySelector(TokenctlError):
+    """A selector that names nothing: nothing ever means "everything" by accident."""
+
+    code = "selector.empty"
+    hint = "name what you mean, for example --user NAME, or --all"
+
+
+class PasswordRefused(TokenctlError):
+    """A new password that the policy does not accept (NIST SP 800-63B-4 §3.1.1)."""
+
+    code = "password.refused"
+
+
+# --- the refresh token -----------------------------------------------------------------------
+
+
+class InvalidToken(TokenctlError):
+    """A string that is no refresh token of ours: malformed, or its MAC is wrong. Found without a query."""
+
+    code = "token.invalid"
+    hint = "check that the whole string was copied, and that the master key is this database's"
+
+
+class TokenRefused(TokenctlError):
+    """A genuine refresh token that must not be used; `reason` is one of `core.rotation.Reason`.
+
+    To the bearer all refusals look alike; the reason is for the log, the audit and the operator.
+    """
+
+    code = "token.refused"
+
+    def __init__(self, reason: str, *, token_id: str | None = None, **facts: Any) -> None:
+        super().__init__(
+            f"the refresh token is refused: {reason.replace('_', ' ')}",
+            reason=reason,
+            token_id=token_id,
+            **facts,
+        )
+        self.reason = reason
+        self.token_id = token_id
+        if token_id:
+            self.hint = f"tokenctl inspect {token_id}"
+
+
+class InvalidScope(TokenctlError):
+    """A refresh asked for more scope than the login has (RFC 6749 §6: it may only narrow)."""
+
+    code = "scope.invalid"
+
+
+class InvalidAccessToken(TokenctlError):
+    """A JWT that is no valid access token of ours (RFC 9068 §4)."""
+
+    code = "access_token.invalid"
+
+
+# --- what is not there, or there already -----------------------------------------------------
+
+
+class NotFound(TokenctlError):
+    """Root of "no such …"."""
+
+    code = "not_found"
+
+
+class UserNotFound(NotFound):
+    code = "user.not_found"
+    hint = "tokenctl user list"
+
+
+class ClientNotFound(NotFound):
+    code = "client.not_found"
+    hint = "tokenctl client list"
+
+
+class TokenNotFound(NotFound):
+    code = "token.not_found"
+    hint = "tokenctl list --all"
+
+
+class UserExists(TokenctlError):
+    code = "user.exists"
+
+
+class ClientExists(TokenctlError):
+    code = "client.exists"
+
+
+class UserDisabled(TokenctlError):
+    """The user exists and may not log in now."""
+
+    code = "user.disabled"
+
+
+class WrongPassword(TokenctlError):
+    """The password is not the user's, or there is no such user: the two look alike."""
+
+    code = "password.wrong"
+
+
+# --- keys and configuration ------------------------------------------------------------------
+
+
+class ConfigInvalid(TokenctlError):
+    """A setting that cannot be used; names the setting and where its value came from."""
+
+    code = "config.invalid"
+    hint = "tokenctl config"
+
+
+class KeyMissing(TokenctlError):
+    """Something needs the master key, and there is none at hand."""
+
+    code = "key.missing"
+
+
+class KeyUnusable(TokenctlError):
+    """There is a master key, but its file or its form is wrong."""
+
+    code = "key.unusable"
+
+
+class KeyWrong(TokenctlError):
+    """The master key is not the one of this database."""
+
+    code = "key.wrong"
+
+
+# --- the database ----------------------------------------------------------------------------
+
+
+class DatabaseError(TokenctlError):
+    """Root of what goes wrong between us and the database."""
+
+    code = "db.failed"
+
+
+class DatabaseMissing(DatabaseError):
+    code = "db.missing"
+    hint = "tokenctl init, or name another one with --database"
+
+
+class NotMigrated(DatabaseError):
+    """The schema in the database is not the one of this release."""
+
+    code = "db.not_migrated"
+    hint = "tokenctl db upgrade"
+
+
+class DatabaseExists(DatabaseError):
+    """There is something at the place where a new database was to be made."""
+
+    code = "db.exists"
+
+
+class NotADatabase(DatabaseError):
+    """The file is no database of ours, or is damaged."""
+
+    code = "db.not_a_database"
+
+
+class DatabaseLocked(DatabaseError):
+    """Somebody else holds the lock that this needs."""
+
+    code = "db.locked"
+
+
+class DatabaseReadOnly(DatabaseError):
+    code = "db.read_only"
+    hint = "check the owner and the mode of the file and of its directory"
+
+
+class DatabaseFull(DatabaseError):
+    """No space; nothing of the transaction was kept."""
+
+    code = "db.full"
+    hint = "free some space on the file system of the database, then repeat the command"
+
+
+class DatabaseBehind(DatabaseError):
+    """A token is newer than the database: it was restored from a backup, and nobody said so."""
+
+    code = "db.behind"
+    hint = "if the database was restored from a backup: tokenctl db restored"
+
+
+class Contended(DatabaseError):
+    """A row changed under us three times in a row: try again."""
+
+    code = "db.contended"
+    hint = "repeat the call"
+
+
+# --- safety of an operation ------------------------------------------------------------------
+
+
+class ClockSuspect(TokenctlError):
+    """The clock is so far ahead of the newest write that deleting by age would be a gamble."""
+
+    code = "clock.suspect"
+
+
+class ConfirmationMissing(TokenctlError):
+    """An operation that destroys was not confirmed, and there is nobody to ask."""
+
+    code = "confirm.missing"
+
+
+class Declined(TokenctlError):
+    """The operator was asked and did not confirm; nothing was done."""
+
+    code = "confirm.declined"
+
+
+class OverMax(TokenctlError):
+    """The selection is larger than the limit that the operator set; nothing was done."""
+
+    code = "selector.over_max"
+
+
+class Interrupted(TokenctlError):
+    """A signal asked us to stop; what was committed stays, the batch in hand was rolled back."""
+
+    code = "interrupted"
+    hint = "run the same command again: it goes on where this one stopped"

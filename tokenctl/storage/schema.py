@@ -1,0 +1,165 @@
+"""The tables, once, for SQLite and PostgreSQL.
+
+Owns names, types, constraints and indexes. Does not own how a database gets there (`migrations/`);
+a test holds the two against each other.
+
+Instants and durations are integer microseconds (UTC). Ids are 16 bytes (UUIDv7, so that the primary
+key grows at its end). Nothing that a rotation changes is in an index, so that PostgreSQL can update in
+place (HOT). A cut-off of 0 means that there is none.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+
+#: The revision that this release works on; a test holds it against the newest migration.
+SCHEMA_VERSION = "0001"
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+# STRICT tables of SQLite know INTEGER (64 bits there), TEXT and BLOB only.
+Int64 = BigInteger().with_variant(Integer, "sqlite")
+Id = LargeBinary(16)
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    sqlite_strict=True,
+)
+
+realm = Table(
+    "realm",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("not_before", Int64, nullable=False),
+    Column("recovered_at", Int64),
+    CheckConstraint("id = 1", name="single_row"),
+    CheckConstraint("not_before >= 0", name="not_before"),
+    sqlite_strict=True,
+)
+
+clients = Table(
+    "clients",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("created_at", Int64, nullable=False),
+    Column("not_before", Int64, nullable=False),
+    CheckConstraint("length(id) BETWEEN 1 AND 128", name="id"),
+    CheckConstraint("not_before >= 0", name="not_before"),
+    sqlite_strict=True,
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("name_key", Text, nullable=False, unique=True),
+    Column("password_hash", Text),
+    Column("created_at", Int64, nullable=False),
+    Column("disabled_at", Int64),
+    Column("disabled_until", Int64),
+    Column("not_before", Int64, nullable=False),
+    CheckConstraint("length(id) = 16", name="id"),
+    CheckConstraint("length(name) BETWEEN 1 AND 254", name="name"),
+    CheckConstraint("disabled_until IS NULL OR disabled_at IS NOT NULL", name="disabled"),
+    CheckConstraint("not_before >= 0", name="not_before"),
+    sqlite_strict=True,
+)
+
+refresh_tokens = Table(
+    "refresh_tokens",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("user_id", Id, ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("client_id", Text, ForeignKey("clients.id"), nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("generation", Int64, nullable=False),
+    Column("secret_hash", LargeBinary(32), nullable=False),
+    Column("created_at", Int64, nullable=False),
+    Column("rotated_at", Int64, nullable=False),
+    Column("access_until", Int64, nullable=False),
+    Column("expires_at", Int64, nullable=False, index=True),
+    Column("idle_ttl", Int64),
+    Column("revoked_at", Int64),
+    Column("revoked_reason", Text),
+    Column("revoked_by", Text),
+    # The caller's context, at issue and at last use. An address is 16 bytes (IPv4 mapped, RFC 4291
+    # §2.5.5.2), so that a range is one BETWEEN on either database.
+    Column("issued_ip", LargeBinary(16)),
+    Column("issued_user_agent", Text),
+    Column("issued_device", LargeBinary(32)),
+    Column("last_ip", LargeBinary(16)),
+    Column("last_user_agent", Text),
+    Column("last_device", LargeBinary(32)),
+    # Set by the rotation's own statement, since RETURNING sees new values only.
+    Column("context_changed", Integer, nullable=False),
+    CheckConstraint("length(id) = 16", name="id"),
+    CheckConstraint("generation BETWEEN 0 AND 4294967295", name="generation"),
+    CheckConstraint("length(secret_hash) = 32", name="secret_hash"),
+    CheckConstraint("expires_at > created_at", name="expires_at"),
+    CheckConstraint("idle_ttl IS NULL OR idle_ttl > 0", name="idle_ttl"),
+    CheckConstraint(
+        "(revoked_at IS NULL) = (revoked_reason IS NULL) AND (revoked_by IS NULL OR revoked_at IS NOT NULL)",
+        name="revoked",
+    ),
+    CheckConstraint("context_changed IN (0, 1)", name="context_changed"),
+    # Without a rowid the row lies in its primary key: one search a rotation instead of two.
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+    postgresql_with={"fillfactor": 80},
+)
+
+# Events outlive what they tell of, so they refer to nothing by foreign key.
+events = Table(
+    "events",
+    metadata,
+    Column("id", Int64, primary_key=True),
+    Column("at", Int64, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("actor", Text),
+    Column("user_id", Id),
+    Column("token_id", Id),
+    Column("client_id", Text),
+    Column("ip", LargeBinary(16)),
+    Column("reason", Text),
+    Column("data", Text, nullable=False),  # a JSON object
+    sqlite_strict=True,
+)
+# What happened to one login is asked for by `inspect`, and before a refusal is noted again.
+Index("ix_events_token_id", events.c.token_id, sqlite_where=events.c.token_id.is_not(None),
+      postgresql_where=events.c.token_id.is_not(None))
+
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    Column("kid", Text, primary_key=True),
+    Column("algorithm", Text, nullable=False),
+    Column("public_jwk", Text, nullable=False),
+    Column("wrapped_private_key", LargeBinary, nullable=False),
+    Column("created_at", Int64, nullable=False),
+    Column("retired_at", Int64),
+    CheckConstraint("algorithm IN ('ES256', 'RS256')", name="algorithm"),
+    sqlite_strict=True,
+)
