@@ -50,10 +50,17 @@ class PasswordRefused(TokenctlError):
 
 
 class InvalidToken(TokenctlError):
-    """A string that is no refresh token of ours: malformed, or its MAC is wrong. Found without a query."""
+    """A string that is no refresh token of ours. Found without a query."""
 
     code = "token.invalid"
-    hint = "check that the whole string was copied, and that the master key is this database's"
+    hint = "check that the whole string was copied"
+
+
+class ForgedToken(InvalidToken):
+    """A string of the right form and checksum whose MAC is not ours."""
+
+    code = "token.forged"
+    hint = "check --database: each has its own master key"
 
 
 class TokenRefused(TokenctlError):

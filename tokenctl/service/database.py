@@ -1,0 +1,141 @@
+"""The life of a database: init, upgrade, check."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenctl.core.keys import (
+    NONCE_BYTES,
+    SigningKey,
+    derive_keys,
+    format_master_key,
+    generate_master_key,
+    generate_signing_key,
+    wrap_signing_key,
+)
+from tokenctl.errors import DatabaseExists
+from tokenctl.service.runtime import (
+    Clock,
+    Entropy,
+    Runtime,
+    key_path,
+    read_master_key,
+    system_clock,
+)
+from tokenctl.settings import Settings
+from tokenctl.storage import events, keys, migrate
+from tokenctl.storage.create import create, write_new_file
+from tokenctl.storage.engine import Connection, Storage, sqlite_path
+from tokenctl.storage.events import Event
+from tokenctl.storage.schema import SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Initialised:
+    """A database that is ready. `key_file` is None when the master key came from elsewhere.
+
+    created: False when it was there already and nothing was changed.
+    """
+
+    database: Path
+    kid: str
+    schema: str
+    key_file: Path | None
+    created: bool
+
+
+def initialise(settings: Settings, *, actor: str = "service") -> Initialised:
+    """Make the database and, unless there is one, its master key; or find both in order.
+
+    Losing the master key ends every login: keep a copy of it apart from the database.
+    Raises KeyWrong or KeyMissing when a database is there whose key is not, and DatabaseError's kinds.
+    """
+    path = sqlite_path(settings.database)
+    key_file = None if settings.master_key is not None else key_path(settings, path)
+    if path.exists():
+        return _found(settings, path, key_file)
+    if key_file is not None and not key_file.exists():
+        master = generate_master_key()
+        try:
+            write_new_file(key_file, format_master_key(master).encode("ascii") + b"\n")
+        except FileExistsError:  # another init was faster; both go on with its key
+            master = read_master_key(settings, path)
+    else:
+        master = read_master_key(settings, path)
+    signing_key = generate_signing_key(settings.algorithm)
+    try:
+        build_database(path, master, signing_key, actor=actor)
+    except DatabaseExists:
+        return _found(settings, path, key_file)
+    return Initialised(
+        database=path, kid=signing_key.kid, schema=SCHEMA_VERSION, key_file=key_file, created=True
+    )
+
+
+def build_database(
+    path: Path,
+    master: bytes,
+    signing_key: SigningKey,
+    *,
+    actor: str,
+    clock: Clock = system_clock,
+    entropy: Entropy = secrets.token_bytes,
+    sample_clock: int | None = None,
+) -> None:
+    """A new database with its first signing key. With `sample_clock` (µs) it is marked as the sample."""
+    derived = derive_keys(master)
+    now = clock()
+
+    def fill(connection: Connection) -> None:
+        keys.set_meta(connection, keys.MASTER_KEY_CHECK, derived.check)
+        if sample_clock is not None:
+            keys.set_meta(connection, keys.SAMPLE_CLOCK, str(sample_clock))
+        wrapped = wrap_signing_key(signing_key, derived.wrap, entropy(NONCE_BYTES))
+        keys.insert(
+            connection,
+            keys.StoredKey(
+                kid=signing_key.kid,
+                algorithm=signing_key.algorithm,
+                public_jwk=signing_key.public_jwk,
+                wrapped_private_key=wrapped,
+                created_at=now,
+            ),
+        )
+        facts = {"kid": signing_key.kid, "algorithm": signing_key.algorithm}
+        events.add(connection, [Event(at=now, type="key.create", actor=actor, data=facts)])
+
+    # A sample is copied about, so nothing may lie beside it.
+    create(path, fill, journal_mode="WAL" if sample_clock is None else "DELETE")
+
+
+def _found(settings: Settings, path: Path, key_file: Path | None) -> Initialised:
+    runtime = Runtime.open(settings, clock=None, entropy=None, actor="")
+    with closing(runtime.storage):
+        return Initialised(
+            database=path,
+            kid=runtime.signing_key.kid,
+            schema=SCHEMA_VERSION,
+            key_file=key_file,
+            created=False,
+        )
+
+
+def upgrade(settings: Settings) -> tuple[str | None, str]:
+    """Bring the schema to this release's; the versions before and after. Raises NotMigrated when it is newer."""
+    storage = Storage(settings.database)
+    with closing(storage), storage.write() as connection:
+        return migrate.upgrade(connection)
+
+
+def check(settings: Settings) -> list[str]:
+    """Where the database is damaged or not as this release makes it: a sentence each, none when all is well."""
+    storage = Storage(settings.database)
+    with closing(storage):
+        storage.check_migrated()
+        with storage.read() as connection:
+            return migrate.differences(connection)
+
+

@@ -1,0 +1,136 @@
+"""Purging: deleting what is dead for long enough, in small transactions, and nothing else.
+
+Owns the pace, the one-runner lock and the suspicion against the clock. What "dead" means is the
+condition in `storage.tokens`, which every batch asks again under the write lock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from tokenctl.errors import ClockSuspect
+from tokenctl.service.revocation import Stop
+from tokenctl.service.runtime import Runtime, micros
+from tokenctl.storage import events, tokens
+from tokenctl.storage.events import Event
+
+DEFAULT_BATCH = 1_000
+_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purge:
+    """What a purge did. `dead_since` (µs): rows dead at that instant already were deleted.
+
+    complete: False when `stop` or `max_runtime` ended it early; the next run goes on.
+    """
+
+    purged: int
+    batches: int
+    seconds: float
+    dead_since: int
+    complete: bool
+    dry_run: bool = False
+
+
+def purge(
+    runtime: Runtime,
+    *,
+    retention: timedelta,
+    batch: int,
+    dry_run: bool,
+    force: bool,
+    max_runtime: timedelta | None,
+    lock_wait: timedelta,
+    stop: Stop,
+    progress: Callable[[int, int], None] | None,
+    actor: str,
+) -> Purge:
+    """Delete rows that were dead before `retention` ago. See `TokenService.purge`."""
+    started = time.monotonic()
+    dead_since = runtime.clock() - micros(retention)
+    if dry_run:
+        with runtime.storage.read() as connection:
+            found = tokens.count_dead(connection, dead_since=dead_since)
+        return _report(started, found, 0, dead_since, complete=True, dry_run=True)
+
+    def over() -> bool:
+        late = max_runtime is not None and time.monotonic() - started >= max_runtime.total_seconds()
+        return late or stop()
+
+    with runtime.storage.exclusive("purge", wait=lock_wait.total_seconds()):
+        if not force:
+            _demand_plausible_clock(runtime, retention)
+        purged, batches, complete = _delete(runtime, dead_since, batch, over, progress)
+        report = _report(started, purged, batches, dead_since, complete=complete)
+        _record(runtime, report, actor)
+    return report
+
+
+def _delete(
+    runtime: Runtime, dead_since: int, batch: int, over: Stop, progress: Callable[[int, int], None] | None
+) -> tuple[int, int, bool]:
+    """How many rows and batches, and whether all that was found is deleted."""
+    purged = batches = total = 0
+    if progress is not None:
+        with runtime.storage.read() as connection:
+            total = tokens.count_dead(connection, dead_since=dead_since)
+        progress(0, total)
+    after = b""
+    while not over():
+        began = time.monotonic()
+        # Searching takes no lock; only the deleting does.
+        with runtime.storage.read() as connection:
+            found = tokens.next_dead(connection, after=after, dead_since=dead_since, limit=batch)
+        if found is None:
+            return purged, batches, True
+        with runtime.storage.write() as connection:
+            purged += tokens.delete_dead(connection, *found, dead_since=dead_since)
+        batches += 1
+        after = found[1]
+        if progress is not None:
+            progress(purged, total)
+        # As long as it worked, it leaves the writer to the rotations.
+        time.sleep(time.monotonic() - began)
+    return purged, batches, False
+
+
+def _demand_plausible_clock(runtime: Runtime, retention: timedelta) -> None:
+    """A clock that is years ahead makes everything look dead, and what is deleted stays deleted."""
+    limit = micros(max(retention, _DAY))
+    now = runtime.clock()
+    with runtime.storage.read() as connection:
+        newest = events.newest(connection)
+        if newest is not None and now - newest <= limit:
+            return
+        # Rotations leave no event while nothing changes: only then it pays to look at every row.
+        newest = max(newest or 0, tokens.newest_write(connection) or 0)
+    if newest and now - newest > limit:
+        days = (now - newest) / micros(_DAY)
+        raise ClockSuspect(
+            f"the newest write is {days:.1f} days old, so the clock may be wrong, and nothing was deleted",
+            hint="check the date; if it is right: tokenctl purge --force",
+        )
+
+
+def _record(runtime: Runtime, report: Purge, actor: str) -> None:
+    """The run itself is a write: the next one can tell by it that the clock moved on as it should."""
+    facts = {"purged": report.purged, "batches": report.batches, "complete": report.complete}
+    with runtime.storage.write() as connection:
+        events.add(connection, [Event(at=runtime.clock(), type="purge", actor=actor, data=facts)])
+
+
+def _report(
+    started: float, purged: int, batches: int, dead_since: int, *, complete: bool, dry_run: bool = False
+) -> Purge:
+    return Purge(
+        purged=purged,
+        batches=batches,
+        seconds=round(time.monotonic() - started, 3),
+        dead_since=dead_since,
+        complete=complete,
+        dry_run=dry_run,
+    )

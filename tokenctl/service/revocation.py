@@ -1,0 +1,341 @@
+"""Revoking: by id, by string, by selector; and looking at what that would hit before it is done.
+
+Owns what counts as revoked, already dead, unknown or malformed. Large sets go in chunks, each its own
+transaction, in order of id, so that rotations stay fast and a second run goes on where one stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from tokenctl.core import ids
+from tokenctl.core.names import clean_client_id
+from tokenctl.core.refresh_token import RefreshToken
+from tokenctl.core.selector import Selector
+from tokenctl.core.token_string import looks_like, parse, parse_unverified
+from tokenctl.errors import ClientNotFound, ForgedToken, InvalidInput, InvalidToken
+from tokenctl.service.runtime import Runtime
+from tokenctl.storage import events, tokens, users
+from tokenctl.storage.engine import Connection
+from tokenctl.storage.events import Event
+
+Stop = Callable[[], bool]
+_SMALLEST_ID = b""
+
+
+def never() -> bool:
+    """The `stop` of a caller who lets the work run to its end."""
+    return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revocation:
+    """What a revocation did. `users`: of the revoked ones.
+
+    access_exposure_until (µs): until then access tokens of these logins may still be accepted by whoever
+    checks only their signature; None when none lives any more.
+    """
+
+    revoked: int = 0
+    already_dead: int = 0
+    unknown: int = 0
+    forged: int = 0
+    malformed: int = 0
+    users: int = 0
+    access_exposure_until: int | None = None
+    #: False when `stop` ended it before the whole set was done.
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What a revocation would hit: live and blocked tokens, and of how many users. Instants in µs."""
+
+    tokens: int = 0
+    users: int = 0
+    already_dead: int = 0
+    unknown: int = 0
+    forged: int = 0
+    malformed: int = 0
+    last_used_at: int | None = None
+    access_exposure_until: int | None = None
+    #: Selects exactly what was looked at.
+    selector: Selector = Selector()
+
+
+# --- by id or string -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    raw_id: bytes
+    #: What the row must have for a whole string to count; None for a target named by its id.
+    secret_hash: bytes | None
+
+    def means(self, row: RefreshToken | None) -> RefreshToken | None:
+        """The row when it is what was named; a superseded string names nothing any more."""
+        if row is None or self.secret_hash not in (None, row.secret_hash):
+            return None
+        return row
+
+
+def revoke(
+    runtime: Runtime, targets: Iterable[str], *, reason: str, actor: str | None, stop: Stop = never
+) -> Revocation:
+    """Revoke the logins named by ids or whole strings of any generation."""
+    tally = _Tally(runtime)
+    read = _read_targets(runtime, targets, tally)
+    while chunk := list(islice(read, tokens.CHUNK)):
+        if stop():
+            return tally.result(complete=False)
+        with runtime.storage.write() as connection:
+            now = runtime.clock()
+            rows = _named_rows(connection, chunk, tally)
+            alive = [row.id for row in rows.values() if not row.is_dead(now)]
+            done = _revoke_ids(connection, alive, now=now, reason=reason, actor=actor)
+        tally.committed(rows.values(), done)
+    return tally.result()
+
+
+def preview_targets(runtime: Runtime, targets: Iterable[str]) -> Preview:
+    """What `revoke` would hit with these targets. Changes nothing."""
+    tally = _Tally(runtime)
+    read = _read_targets(runtime, targets, tally)
+    found: dict[str, None] = {}
+    while chunk := list(islice(read, tokens.CHUNK)):
+        with runtime.storage.read() as connection:
+            found.update(dict.fromkeys(row.id for row in _named_rows(connection, chunk, tally).values()))
+    selector = Selector(token_ids=tuple(sorted(found)))
+    seen = preview(runtime, selector) if found else Preview(selector=selector)
+    return replace(seen, unknown=tally.unknown, forged=tally.forged, malformed=tally.malformed)
+
+
+def _read_targets(runtime: Runtime, targets: Iterable[str], tally: _Tally) -> Iterator[_Target]:
+    """Targets in the order given; the malformed and the forged ones end in the tally, without a query."""
+    mac_key = runtime.keys.mac if runtime.has_master_key() else None
+    for text in targets:
+        try:
+            if not looks_like(text):
+                yield _Target(ids.to_bytes(ids.parse_token_id(text)), None)
+                continue
+            # Without the master key the secret alone decides: it is 128 random bits, which nobody guesses.
+            token = parse_unverified(text) if mac_key is None else parse(text, mac_key)
+        except ForgedToken:
+            tally.forged += 1
+        except (InvalidInput, InvalidToken):
+            tally.malformed += 1
+        else:
+            yield _Target(token.raw_id, token.secret_hash)
+
+
+def _named_rows(
+    connection: Connection, chunk: list[_Target], tally: _Tally
+) -> dict[bytes, RefreshToken]:
+    """The rows that the chunk names, each once; counts what is unknown, and what was named before."""
+    rows = tokens.fetch(connection, {target.raw_id for target in chunk})
+    named: dict[bytes, RefreshToken] = {}
+    for target in chunk:
+        if (row := target.means(rows.get(target.raw_id))) is None:
+            tally.unknown += 1
+        elif not tally.is_new(target.raw_id):
+            tally.repeated += 1
+        else:
+            named[target.raw_id] = row
+    return named
+
+
+def _revoke_ids(
+    connection: Connection, token_ids: list[str], *, now: int, reason: str, actor: str | None
+) -> list[tokens.Revoked]:
+    if not token_ids:
+        return []
+    selector = Selector(token_ids=tuple(token_ids))
+    return revoke_chunk(connection, selector, now=now, reason=reason, actor=actor)
+
+
+class _Tally:
+    """Counts over all chunks of one call. Only what is committed is counted as revoked."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._seen: set[bytes] = set()
+        self._users: set[bytes] = set()
+        self._exposure = 0
+        self.revoked = 0
+        self.already_dead = 0
+        self.unknown = 0
+        self.forged = 0
+        self.malformed = 0
+        self.repeated = 0
+
+    def is_new(self, raw_id: bytes) -> bool:
+        new = raw_id not in self._seen
+        self._seen.add(raw_id)
+        return new
+
+    def committed(self, named: Iterable[RefreshToken], done: list[tokens.Revoked]) -> None:
+        named = list(named)
+        self.revoked += len(done)
+        self.already_dead += len(named) - len(done)
+        self._users.update(row.user_id for row in done)
+        self._exposure = max([self._exposure, *(row.access_until for row in named)])
+
+    def result(self, *, complete: bool = True) -> Revocation:
+        return Revocation(
+            revoked=self.revoked,
+            already_dead=self.already_dead + self.repeated,
+            unknown=self.unknown,
+            forged=self.forged,
+            malformed=self.malformed,
+            users=len(self._users),
+            access_exposure_until=exposure(self._runtime, self._exposure),
+            complete=complete,
+        )
+
+
+# --- by selector -----------------------------------------------------------------------------
+
+
+def revoke_matching(
+    runtime: Runtime, selector: Selector, *, reason: str, actor: str | None, stop: Stop = never
+) -> Revocation:
+    """Revoke all that the selector matches and that is not dead, in chunks of CHUNK."""
+    selector = resolve(runtime, selector)
+    before = preview(runtime, selector)
+    revoked, users_hit, latest = 0, set[bytes](), before.access_exposure_until or 0
+    for part in _parts(selector):
+        after = _SMALLEST_ID
+        while True:
+            if stop():
+                break
+            with runtime.storage.write() as connection:
+                done = revoke_chunk(
+                    connection, part, now=runtime.clock(), reason=reason, actor=actor, after=after
+                )
+            if not done:
+                break
+            revoked += len(done)
+            users_hit.update(row.user_id for row in done)
+            latest = max([latest, *(row.access_until for row in done)])
+            after = done[-1].raw_id
+    return Revocation(
+        revoked=revoked,
+        already_dead=before.already_dead,
+        users=len(users_hit),
+        access_exposure_until=exposure(runtime, latest),
+        complete=not stop(),
+    )
+
+
+def revoke_chunk(
+    connection: Connection,
+    selector: Selector,
+    *,
+    now: int,
+    reason: str,
+    actor: str | None,
+    after: bytes = _SMALLEST_ID,
+) -> list[tokens.Revoked]:
+    """Revoke one chunk of a resolved selector, with its events, in the caller's transaction."""
+    done = tokens.revoke_chunk(connection, selector, now=now, reason=reason, actor=actor, after=after)
+    events.add(
+        connection,
+        (
+            Event(
+                at=now,
+                type="token.revoke",
+                actor=actor,
+                user_id=ids.user_id(row.user_id),
+                token_id=ids.token_id(row.raw_id),
+                client_id=row.client_id,
+                reason=reason,
+                data={"access_until": row.access_until},
+            )
+            for row in done
+        ),
+    )
+    return done
+
+
+def revoke_all_of_user(
+    connection: Connection, user_id: str, *, now: int, reason: str, actor: str | None
+) -> list[tokens.Revoked]:
+    """All logins of one user, in the caller's transaction, because what revokes them must not be without it."""
+    selector = Selector(users=(user_id,))
+    done = revoke_chunk(connection, selector, now=now, reason=reason, actor=actor)
+    every = list(done)
+    while done:
+        done = revoke_chunk(
+            connection, selector, now=now, reason=reason, actor=actor, after=done[-1].raw_id
+        )
+        every += done
+    return every
+
+
+def preview(runtime: Runtime, selector: Selector) -> Preview:
+    """What `revoke_matching` would hit. Changes nothing."""
+    selector = resolve(runtime, selector)
+    now = runtime.clock()
+    total, alive, last_used_at, access_until = 0, 0, 0, 0
+    users_hit: set[bytes] = set()
+    users_counted = 0
+    several = len(selector.token_ids) > tokens.CHUNK
+    for part in _parts(selector):
+        with runtime.storage.read() as connection:
+            count = tokens.count(connection, part, now=now)
+            if several:  # a user may have tokens in several parts
+                users_hit.update(tokens.users_of(connection, part, now=now))
+        total += count.tokens
+        alive += count.alive
+        users_counted = len(users_hit) if several else count.users
+        last_used_at = max(last_used_at, count.last_used_at or 0)
+        access_until = max(access_until, count.access_until or 0)
+    return Preview(
+        tokens=alive,
+        users=users_counted,
+        already_dead=total - alive,
+        last_used_at=last_used_at or None,
+        access_exposure_until=exposure(runtime, access_until),
+        selector=selector,
+    )
+
+
+def select(runtime: Runtime, selector: Selector) -> Iterator[RefreshToken]:
+    """All rows of the selection, oldest login first, in constant memory; each page is one read."""
+    for part in _parts(resolve(runtime, selector)):
+        after: str | None = None
+        while True:
+            with runtime.storage.read() as connection:
+                rows = tokens.page(connection, part, now=runtime.clock(), after=after)
+            yield from rows
+            if len(rows) < tokens.CHUNK:
+                break
+            after = rows[-1].id
+
+
+def resolve(runtime: Runtime, selector: Selector) -> Selector:
+    """The selector with its users as ids. Raises EmptySelector, UserNotFound, ClientNotFound."""
+    selector.require_some()
+    with runtime.storage.read() as connection:
+        found = tuple(users.require(connection, user).id for user in selector.users)
+        for client in selector.clients:
+            if users.get_client(connection, clean_client_id(client)) is None:
+                raise ClientNotFound(f"there is no client {client}")
+    return replace(selector, users=found)
+
+
+def exposure(runtime: Runtime, access_until: int) -> int | None:
+    """The instant itself, or None when it is over."""
+    return access_until if access_until > runtime.clock() else None
+
+
+def _parts(selector: Selector) -> Iterator[Selector]:
+    """The selector, cut up where it names more ids than one statement takes; in order of id."""
+    if len(selector.token_ids) <= tokens.CHUNK:
+        yield selector
+        return
+    named = sorted(selector.token_ids)
+    for i in range(0, len(named), tokens.CHUNK):
+        yield replace(selector, token_ids=tuple(named[i : i + tokens.CHUNK]))

@@ -1,0 +1,344 @@
+"""The rotation of a batch: one transaction, one answer for each entry.
+
+Owns the order of things: check the string (a forgery ends there, without a query), one UPDATE, judge
+what it left, carry out the verdicts, commit, sign. Which verdict it is, `core.rotation` decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from tokenctl.core import ids, token_string
+from tokenctl.core.context import NO_CONTEXT, Context
+from tokenctl.core.names import DEFAULT_CLIENT, narrow_scope
+from tokenctl.core.refresh_token import RefreshToken
+from tokenctl.core.rotation import Judgement, Presented, Reason, Verdict, judge
+from tokenctl.core.token_string import PresentedToken
+from tokenctl.errors import (
+    Contended,
+    DatabaseBehind,
+    InvalidScope,
+    InvalidToken,
+    TokenctlError,
+    TokenRefused,
+)
+from tokenctl.service.pair import TokenPair, make_pair
+from tokenctl.service.runtime import Runtime
+from tokenctl.storage import events, tokens
+from tokenctl.storage.engine import Connection, StatementRefused
+from tokenctl.storage.events import Event
+
+#: How often an entry is tried when its row changes between UPDATE and judgement.
+_ATTEMPTS = 3
+#: A refusal of one login for one reason is noted once in this time (µs): a client in a loop fills no disk.
+_REFUSAL_INTERVAL = 60_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class RotateRequest:
+    """One refresh: the string as presented, by which client, from where, for how much of the scope."""
+
+    refresh_token: str = field(repr=False)
+    client_id: str = DEFAULT_CLIENT
+    context: Context = NO_CONTEXT
+    #: Narrows the scope of this access token only (RFC 6749 §6); None keeps the whole.
+    scope: str | None = None
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A request whose string is genuine, on its way to an outcome."""
+
+    request: RotateRequest
+    token: PresentedToken
+    outcome: _Granted | TokenctlError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Granted:
+    """What is signed and answered once the transaction is committed. Instants in µs."""
+
+    user_id: str
+    scope: str
+    now: int
+    access_until: int
+    expires_at: int
+    retried: bool = False
+
+
+def rotate_many(runtime: Runtime, requests: Sequence[RotateRequest]) -> list[TokenPair | TokenctlError]:
+    """An answer for each request, in order: a pair, or the error to raise for it."""
+    read = [_read(runtime, request) for request in requests]
+    entries = [entry for entry in read if isinstance(entry, _Entry)]
+    if entries:
+        _ = runtime.signing_key  # a missing key must be found before anything is committed
+    try:
+        _transact(runtime, entries)
+    except StatementRefused as error:
+        _transact_singly(runtime, entries, error)
+    return [_answer(runtime, entry) for entry in read]
+
+
+def _read(runtime: Runtime, request: RotateRequest) -> _Entry | InvalidToken:
+    try:
+        return _Entry(request, token_string.parse(request.refresh_token, runtime.keys.mac))
+    except InvalidToken as error:
+        return error
+
+
+def _transact_singly(runtime: Runtime, entries: list[_Entry], error: StatementRefused) -> None:
+    """What the database refuses of one entry must not take the others with it."""
+    for entry in entries:
+        entry.outcome = error
+        if len(entries) > 1:
+            try:
+                _transact(runtime, [entry])
+            except StatementRefused as refused:
+                entry.outcome = refused
+
+
+def _answer(runtime: Runtime, entry: _Entry | InvalidToken) -> TokenPair | TokenctlError:
+    if isinstance(entry, InvalidToken):
+        return entry
+    granted = entry.outcome
+    if not isinstance(granted, _Granted):
+        assert granted is not None, "every entry leaves its transaction with an outcome"
+        return granted
+    return make_pair(
+        runtime,
+        refresh_token=token_string.successor(entry.token, runtime.keys.mac),
+        token_id=entry.token.token_id,
+        user_id=granted.user_id,
+        client_id=entry.request.client_id,
+        scope=granted.scope,
+        now=granted.now,
+        access_until=granted.access_until,
+        expires_at=granted.expires_at,
+        retried=granted.retried,
+    )
+
+
+# --- inside the transaction ------------------------------------------------------------------
+
+
+def _transact(runtime: Runtime, entries: list[_Entry]) -> None:
+    if not entries:
+        return
+    for entry in entries:
+        entry.outcome = None
+    with runtime.storage.write() as connection:
+        batch = _Batch(runtime, connection)
+        for wave in _waves(entries):
+            batch.run(wave)
+        events.add(connection, batch.events)
+
+
+def _waves(entries: list[_Entry]) -> Iterator[list[_Entry]]:
+    """Two entries for one row are handled in order, as if one after the other: no id twice in a wave."""
+    while entries:
+        wave: dict[bytes, _Entry] = {}
+        rest: list[_Entry] = []
+        for entry in entries:
+            if entry.token.raw_id in wave or len(wave) == tokens.MAX_BATCH:
+                rest.append(entry)
+            else:
+                wave[entry.token.raw_id] = entry
+        yield list(wave.values())
+        entries = rest
+
+
+class _Batch:
+    """One transaction: rotates, judges what is left, and collects the events of it."""
+
+    def __init__(self, runtime: Runtime, connection: Connection) -> None:
+        self._runtime = runtime
+        self._connection = connection
+        self.events: list[Event] = []
+
+    def run(self, wave: list[_Entry]) -> None:
+        """Give each entry its outcome; no id may appear twice."""
+        self._refuse_wider_scopes([entry for entry in wave if entry.request.scope is not None])
+        for _ in range(_ATTEMPTS):
+            wave = [entry for entry in wave if entry.outcome is None]
+            if not wave:
+                return
+            self._swap(wave)
+            self._judge([entry for entry in wave if entry.outcome is None])
+        for entry in wave:
+            if entry.outcome is None:
+                entry.outcome = Contended(f"{entry.token.token_id} changed {_ATTEMPTS} times during one refresh")
+
+    def _refuse_wider_scopes(self, asking: list[_Entry]) -> None:
+        """Before anything changes; only to a bearer of the login's secret, and never telling of dead ones."""
+        rows = self._rows(asking)
+        for entry in asking:
+            row = rows.get(entry.token.raw_id)
+            if row is None:
+                continue
+            verdict = judge(row, _presented(entry), self._runtime.clock(), self._runtime.policy).verdict
+            if verdict in (Verdict.ROTATE, Verdict.RETRY, Verdict.RECOVER):
+                try:
+                    narrow_scope(entry.request.scope or "", row.scope)
+                except InvalidScope as error:
+                    entry.outcome = error
+
+    def _swap(self, wave: list[_Entry]) -> None:
+        now = self._runtime.clock()
+        access_until = now + self._runtime.access_ttl
+        swaps = [tokens.Swap(entry.token, entry.request.client_id, entry.request.context) for entry in wave]
+        done = tokens.rotate(self._connection, swaps, now=now, access_until=access_until)
+        for entry in wave:
+            if (swapped := done.get(entry.token.raw_id)) is None:
+                continue
+            user_id = ids.user_id(swapped.user_id)
+            entry.outcome = _granted(
+                entry,
+                swapped.scope,
+                user_id=user_id,
+                now=now,
+                access_until=access_until,
+                expires_at=swapped.expires_at,
+            )
+            if swapped.context_changed:
+                self._note(entry, user_id, now, "token.rotate", reason="context_changed")
+
+    def _judge(self, left: list[_Entry]) -> None:
+        rows = self._rows(left)
+        # Taken after the UPDATE that missed: an older one would make honest racers look like thieves.
+        now = self._runtime.clock()
+        for entry in left:
+            row = rows.get(entry.token.raw_id)
+            judgement = judge(row, _presented(entry), now, self._runtime.policy)
+            if row is None:
+                entry.outcome = TokenRefused(Reason.NOT_FOUND, token_id=entry.token.token_id)
+            elif judgement.verdict is not Verdict.ROTATE:  # ROTATE: it is current again, repeat the UPDATE
+                self._carry_out(entry, row, judgement, now)
+
+    def _carry_out(self, entry: _Entry, row: RefreshToken, judgement: Judgement, now: int) -> None:
+        """Sets the outcome, or leaves it open when the row is no longer what was judged."""
+        match judgement.verdict:
+            case Verdict.RETRY:
+                entry.outcome = _granted(
+                    entry,
+                    row.scope,
+                    user_id=row.user_id,
+                    now=now,
+                    access_until=row.access_until,
+                    expires_at=row.expires_at,
+                    retried=True,
+                )
+                if judgement.foreign:
+                    self._note(entry, row.user_id, now, "token.retry", reason="another_device")
+            case Verdict.RECOVER:
+                self._follow(entry, row, now)
+            case Verdict.REUSE:
+                self._revoke(entry, row, now, foreign=judgement.foreign)
+            case Verdict.BEHIND:
+                entry.outcome = DatabaseBehind(
+                    f"{row.id} was presented with generation {entry.token.generation}, and the database has "
+                    f"{row.generation}: the database is older than the token",
+                    token_id=row.id,
+                )
+                self._note_refusal(entry, row, now, "database.behind", "not_declared", critical=True)
+            case _:
+                reason = judgement.reason or Reason.REUSE
+                entry.outcome = TokenRefused(reason, token_id=row.id)
+                self._note_refusal(
+                    entry, row, now, "token.refuse", reason, critical=reason is Reason.CLOCK_SKEW
+                )
+
+    def _follow(self, entry: _Entry, row: RefreshToken, now: int) -> None:
+        access_until = now + self._runtime.access_ttl
+        if tokens.follow(
+            self._connection,
+            row,
+            generation=entry.token.generation + 1,
+            now=now,
+            access_until=access_until,
+            context=entry.request.context,
+        ):
+            entry.outcome = _granted(
+                entry,
+                row.scope,
+                user_id=row.user_id,
+                now=now,
+                access_until=access_until,
+                expires_at=row.expires_at,
+            )
+            self._note(entry, row.user_id, now, "token.recover", reason="restored_database")
+
+    def _revoke(self, entry: _Entry, row: RefreshToken, now: int, *, foreign: bool) -> None:
+        if tokens.revoke_as_judged(self._connection, row, reason=Reason.REUSE, now=now):
+            entry.outcome = TokenRefused(Reason.REUSE, token_id=row.id)
+            self._note(
+                entry,
+                row.user_id,
+                now,
+                "token.reuse",
+                reason="retry_from_another_device" if foreign else "spent_string",
+                current_generation=row.generation,
+                rotated_at=row.rotated_at,
+                access_until=row.access_until,
+            )
+
+    def _note_refusal(
+        self, entry: _Entry, row: RefreshToken, now: int, type_: str, reason: str, *, critical: bool
+    ) -> None:
+        if not events.exists_since(
+            self._connection, token_id=row.id, type_=type_, reason=reason, since=now - _REFUSAL_INTERVAL
+        ):
+            facts = {"critical": True} if critical else {}
+            self._note(entry, row.user_id, now, type_, reason=reason, **facts)
+
+    def _note(
+        self, entry: _Entry, user_id: str, now: int, type_: str, *, reason: str, **facts: int
+    ) -> None:
+        """An event of this entry. A generation is no secret: without the secret and the MAC it opens nothing."""
+        context = entry.request.context
+        data = {"generation": entry.token.generation, "user_agent": context.user_agent, **facts}
+        self.events.append(
+            Event(
+                at=now,
+                type=type_,
+                user_id=user_id,
+                token_id=entry.token.token_id,
+                client_id=entry.request.client_id,
+                ip=context.ip,
+                reason=reason,
+                data=data,
+            )
+        )
+
+    def _rows(self, entries: list[_Entry]) -> dict[bytes, RefreshToken]:
+        if not entries:
+            return {}
+        return tokens.fetch(self._connection, [entry.token.raw_id for entry in entries])
+
+
+def _presented(entry: _Entry) -> Presented:
+    return Presented(
+        generation=entry.token.generation,
+        secret_hash=entry.token.secret_hash,
+        client_id=entry.request.client_id,
+        device=entry.request.context.device,
+    )
+
+
+def _granted(
+    entry: _Entry,
+    scope: str,
+    *,
+    user_id: str,
+    now: int,
+    access_until: int,
+    expires_at: int,
+    retried: bool = False,
+) -> _Granted | InvalidScope:
+    """The outcome of an entry that gets a successor; its scope was found to be no wider already."""
+    if entry.request.scope is not None:
+        try:
+            scope = narrow_scope(entry.request.scope, scope)
+        except InvalidScope as error:
+            return error
+    return _Granted(user_id, scope, now, access_until, expires_at, retried)

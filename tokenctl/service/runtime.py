@@ -1,0 +1,164 @@
+"""What every use case needs: the settings, the database, the clock, the entropy and the keys.
+
+Owns how the master key is found and checked, and what "now" is. Rules live in `core`, statements in
+`storage`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenctl.core.rotation import Policy
+from tokenctl.errors import KeyMissing, KeyUnusable, KeyWrong
+from tokenctl.settings import Settings
+from tokenctl.storage import keys as stored_keys
+from tokenctl.storage.engine import Storage
+
+if TYPE_CHECKING:  # cryptography costs start-up, and half of the commands need no key
+    from tokenctl.core.keys import DerivedKeys, SigningKey
+
+#: Returns the time in µs since the epoch (UTC).
+Clock = Callable[[], int]
+#: Returns that many random bytes.
+Entropy = Callable[[int], bytes]
+
+#: The master key of the sample database: public by nature, and used for nothing else.
+SAMPLE_MASTER_KEY = b"tokenctl sample - not a secret!!"
+
+
+def system_clock() -> int:
+    """The time in µs since the epoch (UTC)."""
+    return time.time_ns() // 1_000
+
+
+def micros(duration: timedelta) -> int:
+    """A duration in µs, exactly."""
+    return duration // timedelta(microseconds=1)
+
+
+def standing_clock(instant: int) -> Clock:
+    """A clock that stood at `instant` (µs) when it was made, and goes on from there."""
+    started = time.monotonic_ns()
+    return lambda: instant + (time.monotonic_ns() - started) // 1_000
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Shared by all use cases of one service. `actor` stands in the audit log where a call names nobody."""
+
+    settings: Settings
+    storage: Storage
+    meta: dict[str, str]
+    clock: Clock
+    entropy: Entropy
+    actor: str
+
+    @classmethod
+    def open(cls, settings: Settings, *, clock: Clock | None, entropy: Entropy | None, actor: str) -> Runtime:
+        """Open the database. Raises DatabaseMissing, NotMigrated and their relatives."""
+        storage = Storage(settings.database)
+        try:
+            meta = storage.check_migrated()
+        except BaseException:
+            storage.close()
+            raise
+        if clock is None:
+            stopped_at = meta.get(stored_keys.SAMPLE_CLOCK)
+            clock = system_clock if stopped_at is None else standing_clock(int(stopped_at))
+        return cls(settings, storage, meta, clock, entropy or secrets.token_bytes, actor)
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether this is the sample database, or a copy: its key is public and its clock its own."""
+        return stored_keys.SAMPLE_CLOCK in self.meta
+
+    @cached_property
+    def policy(self) -> Policy:
+        return Policy(
+            grace=micros(self.settings.grace),
+            foreign_retry_is_reuse=self.settings.foreign_retry == "reuse",
+        )
+
+    @cached_property
+    def access_ttl(self) -> int:
+        return micros(self.settings.access_ttl)
+
+    # --- keys ---
+
+    @property
+    def key_source(self) -> str:
+        """Where the master key would come from, for a person."""
+        if self.is_sample:
+            return "the sample's own, which is public"
+        if self.settings.master_key is not None:
+            return "TOKENCTL_MASTER_KEY"
+        return str(key_path(self.settings, self.storage.path))
+
+    def has_master_key(self) -> bool:
+        """Whether the right master key is at hand; a wrong or unusable one counts as none."""
+        with suppress(KeyMissing, KeyUnusable, KeyWrong):
+            return bool(self.keys)
+        return False
+
+    @cached_property
+    def keys(self) -> DerivedKeys:
+        """The keys derived from the master key. Raises KeyMissing, KeyUnusable, KeyWrong."""
+        from tokenctl.core.keys import derive_keys
+
+        master = SAMPLE_MASTER_KEY if self.is_sample else read_master_key(self.settings, self.storage.path)
+        keys = derive_keys(master)
+        if keys.check != self.meta.get(stored_keys.MASTER_KEY_CHECK):
+            raise KeyWrong(
+                f"the master key from {self.key_source} is not the one of {self.storage.path}",
+                hint="name the file that `tokenctl init` made with --key-file",
+            )
+        return keys
+
+    @cached_property
+    def signing_key(self) -> SigningKey:
+        """The key that signs access tokens now. Raises the errors of `keys`."""
+        from tokenctl.core.keys import unwrap_signing_key
+
+        with self.storage.read() as connection:
+            found = [key for key in stored_keys.all_keys(connection) if key.retired_at is None]
+        if not found:
+            raise KeyMissing(f"{self.storage.path} has no signing key in use", hint="tokenctl doctor")
+        newest = found[0]
+        return unwrap_signing_key(
+            newest.kid, newest.algorithm, newest.wrapped_private_key, self.keys.wrap
+        )
+
+
+def key_path(settings: Settings, database: Path) -> Path:
+    """The master key's file: as set, or beside the database."""
+    if settings.key_file is not None:
+        return Path(settings.key_file)
+    return database.with_name(database.name + ".key")
+
+
+def read_master_key(settings: Settings, database: Path) -> bytes:
+    """The 32 bytes of the master key. Raises KeyMissing or KeyUnusable."""
+    from tokenctl.core.keys import parse_master_key
+
+    if settings.master_key is not None:
+        return parse_master_key(settings.master_key.reveal())
+    path = key_path(settings, database)
+    try:
+        with path.open("rb") as file:
+            text = file.read(1024)
+    except FileNotFoundError:
+        raise KeyMissing(
+            f"this needs the master key, and there is no {path}",
+            hint="--key-file FILE, or TOKENCTL_KEY_FILE; the key was made by `tokenctl init`",
+        ) from None
+    except OSError as error:
+        raise KeyUnusable(f"the master key cannot be read from {path}: {error.strerror}") from None
+    return parse_master_key(text.decode("ascii", "replace"))

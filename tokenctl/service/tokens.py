@@ -1,0 +1,393 @@
+"""TokenService: the public API for an embedding application, and all that the command line does.
+
+Owns issuing and inspecting; rotation, revocation and purging have a module each and are reached from
+here. Every method is one transaction (`revoke_matching`, `revoke` and `purge` are one for each chunk), writes its audit events inside
+it, and raises after its commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Self
+
+from tokenctl.core import ids, token_string
+from tokenctl.core.context import NO_CONTEXT, Context
+from tokenctl.core.names import DEFAULT_CLIENT, clean_client_id, clean_scope
+from tokenctl.core.refresh_token import RefreshToken, State
+from tokenctl.core.rotation import Judgement, Presented, Reason, judge
+from tokenctl.core.selector import Selector
+from tokenctl.core.token_string import SECRET_BYTES, PresentedToken
+from tokenctl.errors import (
+    ClientNotFound,
+    Contended,
+    InvalidInput,
+    TokenctlError,
+    TokenNotFound,
+    TokenRefused,
+    UserDisabled,
+    WrongPassword,
+)
+from tokenctl.service import purge as purging
+from tokenctl.service import revocation
+from tokenctl.service.audit import AuditLog
+from tokenctl.service.keys import KeyService
+from tokenctl.service.pair import TokenPair, make_pair
+from tokenctl.service.revocation import Preview, Revocation, Stop, never
+from tokenctl.service.rotation import RotateRequest, rotate_many
+from tokenctl.service.runtime import Clock, Entropy, Runtime, micros
+from tokenctl.service.users import ClientService, UserService
+from tokenctl.settings import Settings
+from tokenctl.storage import events, tokens, users
+from tokenctl.storage.engine import Connection
+from tokenctl.storage.events import Event
+from tokenctl.storage.users import User
+
+if TYPE_CHECKING:
+    from tokenctl.core.passwords import PasswordPolicy
+
+_LONGEST_LIFE = timedelta(days=3650)
+_TIMELINE = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reissue:
+    """A login that an operator re-issued by id: the only string that is good for it now. Instants in µs."""
+
+    token_id: str
+    refresh_token: str = field(repr=False)
+    refresh_expires_at: int
+    access_exposure_until: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What is known of a login. `presented` and `judgement` are set when it was named by a string."""
+
+    token: RefreshToken
+    state: State
+    now: int
+    events: list[Event]
+    presented: PresentedToken | None = None
+    judgement: Judgement | None = None
+
+
+class TokenService:
+    """One refresh-token authority on one database. Safe to share between threads; open it anew after a fork.
+
+    >>> with TokenService(Settings(database="tokenctl.db")) as service:  # doctest: +SKIP
+    ...     pair = service.issue("ada")
+    ...     pair = service.rotate(pair.refresh_token)
+    ...     service.revoke([pair.token_id], reason="laptop stolen")
+
+    `clock` returns µs since the epoch and `entropy(n)` n random bytes; both are the system's by default.
+    `actor` stands in the audit log where a call names nobody.
+    The constructor raises DatabaseMissing and NotMigrated; what needs the master key raises KeyMissing,
+    KeyUnusable or KeyWrong, and everything else works without it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        clock: Clock | None = None,
+        entropy: Entropy | None = None,
+        passwords: PasswordPolicy | None = None,
+        actor: str = "service",
+    ) -> None:
+        self._runtime = Runtime.open(settings or Settings(), clock=clock, entropy=entropy, actor=actor)
+        self.users = UserService(self._runtime, passwords)
+        self.clients = ClientService(self._runtime)
+        self.keys = KeyService(self._runtime)
+        self.audit = AuditLog(self._runtime)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._runtime.storage.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def settings(self) -> Settings:
+        return self._runtime.settings
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether this is the sample database or a copy, whose key is public and whose clock is its own."""
+        return self._runtime.is_sample
+
+    def now(self) -> int:
+        """The time that the rules are asked with, in µs."""
+        return self._runtime.clock()
+
+    # --- issuing -----------------------------------------------------------------------------
+
+    def create_user(self, name: str, password: str | None = None, *, actor: str | None = None) -> User:
+        """A new user. Raises InvalidInput, PasswordRefused, UserExists. More under `users`."""
+        return self.users.create(name, password, actor=actor)
+
+    def issue(
+        self,
+        user: str,
+        *,
+        client_id: str = DEFAULT_CLIENT,
+        scope: str = "",
+        ttl: timedelta | None = None,
+        context: Context = NO_CONTEXT,
+        verified_password_hash: str | None = None,
+        actor: str | None = None,
+    ) -> TokenPair:
+        """A new login: a refresh token at generation 0, and an access token.
+
+        `user` is a name or `usr_…`. `ttl` is the absolute lifetime (default: the setting refresh_ttl).
+        After a password check hand over the hash that was verified, so that a login which began before a
+        password change does not survive it.
+        Raises UserNotFound, UserDisabled, ClientNotFound, WrongPassword, InvalidScope, InvalidInput.
+        """
+        runtime = self._runtime
+        scope, client_id = clean_scope(scope), clean_client_id(client_id)
+        lifetime = self._lifetime(ttl)
+        _ = runtime.signing_key  # a missing key must be found before anything is committed
+        idle_ttl = runtime.settings.idle_ttl
+        with runtime.storage.write() as connection:
+            owner = self._may_log_in(connection, user, client_id, verified_password_hash)
+            now = runtime.clock()
+            raw_id, secret = ids.uuid7(now, runtime.entropy(10)), runtime.entropy(SECRET_BYTES)
+            access_until = now + runtime.access_ttl
+            tokens.insert(
+                connection,
+                raw_id=raw_id,
+                user_id=ids.to_bytes(owner.id),
+                client_id=client_id,
+                scope=scope,
+                secret_hash=token_string.hash_secret(secret),
+                now=now,
+                access_until=access_until,
+                expires_at=now + lifetime,
+                idle_ttl=None if idle_ttl is None else micros(idle_ttl),
+                context=context,
+            )
+            event = Event(
+                at=now,
+                type="token.issue",
+                actor=actor or runtime.actor,
+                user_id=owner.id,
+                token_id=ids.token_id(raw_id),
+                client_id=client_id,
+                ip=context.ip,
+                data={"expires_at": now + lifetime, "user_agent": context.user_agent},
+            )
+            events.add(connection, [event])
+        return make_pair(
+            runtime,
+            refresh_token=token_string.mint(raw_id, 0, secret, runtime.keys.mac),
+            token_id=ids.token_id(raw_id),
+            user_id=owner.id,
+            client_id=client_id,
+            scope=scope,
+            now=now,
+            access_until=access_until,
+            expires_at=now + lifetime,
+        )
+
+    def _may_log_in(
+        self, connection: Connection, user: str, client_id: str, verified_password_hash: str | None
+    ) -> User:
+        """The user, whose row stays locked until the commit."""
+        owner = users.require(connection, user, lock=True)
+        if owner.is_disabled(self._runtime.clock()):
+            raise UserDisabled(f"the user {owner.name} is disabled", hint=f"tokenctl user enable {owner.name}")
+        if verified_password_hash is not None and verified_password_hash != owner.password_hash:
+            raise WrongPassword("the password was changed during the login")
+        if users.get_client(connection, client_id) is None:
+            raise ClientNotFound(
+                f"there is no client {client_id}", hint=f"tokenctl client create {client_id}"
+            )
+        return owner
+
+    def _lifetime(self, ttl: timedelta | None) -> int:
+        lifetime = self._runtime.settings.refresh_ttl if ttl is None else ttl
+        if not timedelta(0) < lifetime <= _LONGEST_LIFE:
+            raise InvalidInput(f"a refresh token lives for more than 0 s and at most {_LONGEST_LIFE.days} days")
+        return micros(lifetime)
+
+    # --- rotating ----------------------------------------------------------------------------
+
+    def rotate(
+        self,
+        refresh_token: str,
+        *,
+        client_id: str = DEFAULT_CLIENT,
+        context: Context = NO_CONTEXT,
+        scope: str | None = None,
+    ) -> TokenPair:
+        """A new pair for a refresh token's string (RFC 6749 §6, RFC 9700 §4.14.2).
+
+        Whoever presents the previous string within the grace gets the same successor again. A string that
+        was spent before that revokes the login, which is committed although this raises.
+        Raises InvalidToken (no query was made), TokenRefused, InvalidScope, DatabaseBehind, Contended.
+        """
+        [result] = self.rotate_many([RotateRequest(refresh_token, client_id, context, scope)])
+        if isinstance(result, TokenctlError):
+            raise result
+        return result
+
+    def rotate_many(self, requests: Sequence[RotateRequest]) -> list[TokenPair | TokenctlError]:
+        """`rotate` for each request, in one transaction: an answer for each, in order, errors as values.
+
+        Two requests with one token are handled one after the other. Raises DatabaseError when nothing
+        could be done for any of them.
+        """
+        return rotate_many(self._runtime, requests)
+
+    def reissue(self, token_id: str, *, reason: str = "reissued", actor: str | None = None) -> Reissue:
+        """A new string for a live login whose string is not at hand; every older one stops working.
+
+        The absolute expiry stays. Raises TokenNotFound, TokenRefused, Contended.
+        """
+        runtime = self._runtime
+        token_id = ids.parse_token_id(token_id)
+        mac_key = runtime.keys.mac
+        secret = runtime.entropy(SECRET_BYTES)
+        with runtime.storage.write() as connection:
+            row = tokens.get(connection, token_id)
+            now = runtime.clock()
+            if row is None:
+                raise TokenNotFound(f"there is no refresh token {token_id}")
+            # Its own current string, judged: whatever would refuse that refuses this.
+            mine = Presented(row.generation, row.secret_hash, row.client_id)
+            if (reason_against := judge(row, mine, now, runtime.policy).reason) is not None:
+                raise TokenRefused(reason_against, token_id=row.id)
+            secret_hash = token_string.hash_secret(secret)
+            if not tokens.replace_secret(connection, row, secret_hash=secret_hash, now=now):
+                raise Contended(f"{row.id} changed during the call")
+            event = Event(
+                at=now,
+                type="token.reissue",
+                actor=actor or runtime.actor,
+                user_id=row.user_id,
+                token_id=row.id,
+                client_id=row.client_id,
+                reason=reason,
+                data={"generation": row.generation + 1, "access_until": row.access_until},
+            )
+            events.add(connection, [event])
+        return Reissue(
+            token_id=row.id,
+            refresh_token=token_string.mint(ids.to_bytes(row.id), row.generation + 1, secret, mac_key),
+            refresh_expires_at=row.expires_at,
+            access_exposure_until=revocation.exposure(runtime, row.access_until),
+        )
+
+    # --- looking -----------------------------------------------------------------------------
+
+    def inspect(self, target: str, *, client_id: str | None = None) -> Inspection:
+        """All that is known of a login, named by its id or by a string of any generation. Changes nothing.
+
+        Of a string it tells the verdict if it were presented now, by `client_id` (default: its own client).
+        Raises InvalidToken (a string needs the master key), InvalidInput, TokenNotFound.
+        """
+        presented = None
+        if token_string.looks_like(target):
+            presented = token_string.parse(target, self._runtime.keys.mac)
+        token_id = presented.token_id if presented else ids.parse_token_id(target)
+        with self._runtime.storage.read() as connection:
+            row = tokens.get(connection, token_id)
+            timeline = events.tail(connection, limit=_TIMELINE, token_id=token_id)
+        if row is None:
+            raise TokenNotFound(f"there is no refresh token {token_id}; it may have been purged")
+        now = self._runtime.clock()
+        judgement = None
+        if presented is not None:
+            shown = Presented(presented.generation, presented.secret_hash, client_id or row.client_id)
+            judgement = judge(row, shown, now, self._runtime.policy)
+        return Inspection(
+            token=row,
+            state=row.state(now),
+            now=now,
+            events=timeline,
+            presented=presented,
+            judgement=judgement,
+        )
+
+    def list(self, selector: Selector) -> Iterator[RefreshToken]:
+        """All refresh tokens that match, oldest login first, in constant memory.
+
+        Raises EmptySelector, UserNotFound, ClientNotFound.
+        """
+        return revocation.select(self._runtime, selector)
+
+    def preview(self, selector: Selector) -> Preview:
+        """How many tokens match, and what `revoke_matching` would hit. Changes nothing."""
+        return revocation.preview(self._runtime, selector)
+
+    def preview_targets(self, targets: Iterable[str]) -> Preview:
+        """What `revoke` would hit with these ids and strings. Changes nothing."""
+        return revocation.preview_targets(self._runtime, targets)
+
+    # --- ending ------------------------------------------------------------------------------
+
+    def revoke(
+        self, targets: Iterable[str], *, reason: str, actor: str | None = None, stop: Stop = never
+    ) -> Revocation:
+        """Revoke logins named by ids or by strings of any generation, in chunks of 1,000; idempotent.
+
+        Of a string the secret must be the login's; a superseded one counts as unknown. What is neither id
+        nor string is counted as malformed. With `stop` returning True it ends after the chunk in hand.
+        """
+        return revocation.revoke(
+            self._runtime, targets, reason=reason, actor=actor or self._runtime.actor, stop=stop
+        )
+
+    def revoke_matching(
+        self, selector: Selector, *, reason: str, actor: str | None = None, stop: Stop = never
+    ) -> Revocation:
+        """Revoke every login that matches and is not dead, in chunks of 1,000; a second run goes on.
+
+        Raises EmptySelector, UserNotFound, ClientNotFound.
+        """
+        return revocation.revoke_matching(
+            self._runtime, selector, reason=reason, actor=actor or self._runtime.actor, stop=stop
+        )
+
+    def purge(
+        self,
+        *,
+        retention: timedelta | None = None,
+        batch: int = purging.DEFAULT_BATCH,
+        dry_run: bool = False,
+        force: bool = False,
+        max_runtime: timedelta | None = None,
+        lock_wait: timedelta = timedelta(0),
+        stop: Stop = never,
+        progress: Callable[[int, int], None] | None = None,
+        actor: str | None = None,
+    ) -> purging.Purge:
+        """Delete refresh tokens that have been dead for longer than `retention`; never a live one.
+
+        Transactions of `batch` rows; one runner at a time (DatabaseLocked after `lock_wait`). Refuses with
+        ClockSuspect when the newest write is older than max(retention, 1 day), unless `force`.
+        `progress` is called with (rows deleted, rows found at the start).
+        """
+        if batch < 1:
+            raise InvalidInput("a batch has at least 1 row")
+        retention = self._runtime.settings.purge_retention if retention is None else retention
+        if retention < timedelta(0):
+            raise InvalidInput("a retention cannot be negative: it would delete what still lives")
+        return purging.purge(
+            self._runtime,
+            retention=retention,
+            batch=batch,
+            dry_run=dry_run,
+            force=force,
+            max_runtime=max_runtime,
+            lock_wait=lock_wait,
+            stop=stop,
+            progress=progress,
+            actor=actor or self._runtime.actor,
+        )

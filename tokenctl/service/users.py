@@ -1,0 +1,292 @@
+"""Users and clients: creating, disabling, deleting, passwords.
+
+Owns that whatever ends a user's right to be logged in ends the logins in the same transaction.
+Passwords are hashed before a transaction begins, so that nobody waits for a hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NoReturn
+
+from tokenctl.core import ids
+from tokenctl.core.names import DEFAULT_CLIENT, clean_client_id, clean_user_name
+from tokenctl.errors import (
+    ClientExists,
+    ClientNotFound,
+    InvalidInput,
+    UserExists,
+    WrongPassword,
+)
+from tokenctl.service.revocation import exposure, revoke_all_of_user
+from tokenctl.service.runtime import Runtime, micros
+from tokenctl.storage import events, users
+from tokenctl.storage.engine import Connection
+from tokenctl.storage.events import Event
+from tokenctl.storage.tokens import Revoked
+from tokenctl.storage.users import Client, User
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from tokenctl.core.passwords import PasswordHasher, PasswordPolicy
+
+_PAGE = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserChange:
+    """What a change did to a user. access_exposure_until (µs): until then access tokens of ended logins live."""
+
+    user: User
+    revoked: int = 0
+    access_exposure_until: int | None = None
+
+
+class UserService:
+    """Reached as `TokenService.users`. A user is named by its name, without case, or by its `usr_…`."""
+
+    def __init__(self, runtime: Runtime, passwords: PasswordPolicy | None) -> None:
+        self._runtime = runtime
+        self._passwords = passwords
+
+    # --- reading ---
+
+    def get(self, user: str) -> User:
+        """The user. Raises UserNotFound."""
+        with self._runtime.storage.read() as connection:
+            return users.require(connection, user)
+
+    def list(self) -> Iterator[User]:
+        """All users in order of name, in constant memory."""
+        after: str | None = None
+        while True:
+            with self._runtime.storage.read() as connection:
+                page = users.page(connection, after=after, limit=_PAGE)
+            yield from page
+            if len(page) < _PAGE:
+                return
+            after = page[-1].name
+
+    def count(self) -> int:
+        """How many users there are."""
+        with self._runtime.storage.read() as connection:
+            return users.count(connection)
+
+    # --- changing ---
+
+    def create(
+        self,
+        name: str,
+        password: str | None = None,
+        *,
+        password_hash: str | None = None,
+        actor: str | None = None,
+    ) -> User:
+        """A new user. Without a password it can be issued tokens, and not log in.
+
+        `password_hash` takes over a hash of an older system instead; it is upgraded at the first login.
+        Raises InvalidInput, PasswordRefused, UserExists.
+        """
+        name = clean_user_name(name)
+        if password is not None:
+            password_hash = self._new_hash(password, name)
+        elif password_hash is not None:
+            self._demand_known_scheme(password_hash)
+        now = self._runtime.clock()
+        raw_id = ids.uuid7(now, self._runtime.entropy(10))
+        with self._runtime.storage.write() as connection:
+            if users.insert(connection, raw_id=raw_id, name=name, password_hash=password_hash, now=now):
+                user = users.require(connection, ids.user_id(raw_id))
+                self._note(connection, "user.create", user, now, actor)
+                return user
+        raise UserExists(f"there is a user {name} already", hint=f"tokenctl user show {name}")
+
+    def disable(
+        self,
+        user: str,
+        *,
+        duration: timedelta | None = None,
+        reason: str = "user disabled",
+        actor: str | None = None,
+    ) -> UserChange:
+        """Keep a user out: for good, which revokes every login, or for a time, which revokes nothing.
+
+        Raises UserNotFound.
+        """
+        with self._runtime.storage.write() as connection:
+            found = users.require(connection, user, lock=True)
+            now = self._runtime.clock()
+            until = None if duration is None else now + micros(duration)
+            users.set_disabled(connection, found.id, at=now, until=until)
+            self._note(connection, "user.disable", found, now, actor, reason=reason, until=until)
+            ended = [] if until else self._end_logins(connection, found, now, reason, actor)
+            return self._changed(users.require(connection, found.id), ended)
+
+    def enable(self, user: str, *, actor: str | None = None) -> UserChange:
+        """Let a user in again. Revoked logins stay revoked. Raises UserNotFound."""
+        with self._runtime.storage.write() as connection:
+            found = users.require(connection, user, lock=True)
+            users.set_disabled(connection, found.id, at=None, until=None)
+            self._note(connection, "user.enable", found, self._runtime.clock(), actor)
+            return self._changed(users.require(connection, found.id), [])
+
+    def delete(self, user: str, *, reason: str = "user deleted", actor: str | None = None) -> UserChange:
+        """Delete a user and, by cascade, every login. Each that lived leaves its event. Raises UserNotFound."""
+        with self._runtime.storage.write() as connection:
+            found = users.require(connection, user, lock=True)
+            now = self._runtime.clock()
+            ended = self._end_logins(connection, found, now, reason, actor)
+            users.delete(connection, found.id)
+            self._note(connection, "user.delete", found, now, actor, reason=reason)
+            return self._changed(found, ended)
+
+    def set_password(
+        self, user: str, password: str, *, reason: str = "password changed", actor: str | None = None
+    ) -> UserChange:
+        """A new password, set by an operator; every login of the user ends with the old one.
+
+        Raises UserNotFound, PasswordRefused.
+        """
+        password_hash = self._new_hash(password, self.get(user).name)
+        with self._runtime.storage.write() as connection:
+            found = users.require(connection, user, lock=True)
+            now = self._runtime.clock()
+            users.set_password_hash(connection, found.id, password_hash)
+            self._note(connection, "user.password", found, now, actor, reason=reason)
+            ended = self._end_logins(connection, found, now, reason, actor)
+            return self._changed(users.require(connection, found.id), ended)
+
+    def authenticate(self, name: str, password: str) -> User:
+        """The user whose password this is; a hash of an older scheme is upgraded.
+
+        Raises WrongPassword, alike and after one hash for a wrong password, an unknown and a disabled user;
+        the reason is in the audit log. Hand the result's `password_hash` to `issue`, which demands that it
+        still is the user's: else a login that began before a password change would survive it.
+        """
+        with self._runtime.storage.read() as connection:
+            user = users.find(connection, name)
+        verified = self._hasher.verify(password, user.password_hash if user else None)
+        if user is None or not verified.ok:
+            self._failed(user, "no_such_user" if user is None else "wrong_password")
+        if user.is_disabled(self._runtime.clock()):
+            self._failed(user, "user_disabled")
+        if verified.upgraded_hash is None:
+            return user
+        with self._runtime.storage.write() as connection:
+            users.set_password_hash(
+                connection, user.id, verified.upgraded_hash, instead_of=user.password_hash
+            )
+            return users.require(connection, user.id)
+
+    # --- shared ---
+
+    @cached_property
+    def _hasher(self) -> PasswordHasher:
+        from tokenctl.core.passwords import PasswordHasher, PasswordPolicy
+
+        return PasswordHasher(self._passwords or PasswordPolicy())
+
+    def _new_hash(self, password: str, user_name: str) -> str:
+        from tokenctl.core.passwords import check_new_password
+
+        check_new_password(password, user_name, self._hasher.policy)
+        return self._hasher.hash(password)
+
+    @staticmethod
+    def _demand_known_scheme(password_hash: str) -> None:
+        from tokenctl.core.passwords import known_scheme
+
+        if not known_scheme(password_hash):
+            raise InvalidInput("the password hash is of no scheme that can be verified")
+
+    def _failed(self, user: User | None, reason: str) -> NoReturn:
+        """Note a failed login, then raise. A name that is no user's may be a password: it is not noted."""
+        with self._runtime.storage.write() as connection:
+            at = self._runtime.clock()
+            event = Event(at=at, type="login.failed", user_id=user.id if user else None, reason=reason)
+            events.add(connection, [event])
+        raise WrongPassword("the user name or the password is wrong")
+
+    def _end_logins(
+        self, connection: Connection, user: User, now: int, reason: str, actor: str | None
+    ) -> list[Revoked]:
+        return revoke_all_of_user(
+            connection, user.id, now=now, reason=reason, actor=actor or self._runtime.actor
+        )
+
+    def _changed(self, user: User, ended: list[Revoked]) -> UserChange:
+        latest = max((row.access_until for row in ended), default=0)
+        return UserChange(
+            user=user, revoked=len(ended), access_exposure_until=exposure(self._runtime, latest)
+        )
+
+    def _note(
+        self,
+        connection: Connection,
+        type_: str,
+        user: User,
+        now: int,
+        actor: str | None,
+        *,
+        reason: str | None = None,
+        **facts: int | None,
+    ) -> None:
+        events.add(
+            connection,
+            [
+                Event(
+                    at=now,
+                    type=type_,
+                    actor=actor or self._runtime.actor,
+                    user_id=user.id,
+                    reason=reason,
+                    data={"name": user.name, **facts},
+                )
+            ],
+        )
+
+
+class ClientService:
+    """Reached as `TokenService.clients`: the applications that users log in to."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def create(self, client_id: str, *, actor: str | None = None) -> Client:
+        """A new client. Raises InvalidInput, ClientExists."""
+        client_id = clean_client_id(client_id)
+        with self._runtime.storage.write() as connection:
+            now = self._runtime.clock()
+            if users.insert_client(connection, client_id, now=now):
+                self._note(connection, "client.create", client_id, now, actor)
+                return Client(id=client_id, created_at=now, not_before=0)
+        raise ClientExists(f"there is a client {client_id} already", hint="tokenctl client list")
+
+    def list(self) -> list[Client]:
+        """All clients in order of id."""
+        with self._runtime.storage.read() as connection:
+            return list(users.all_clients(connection))
+
+    def delete(self, client_id: str, *, actor: str | None = None) -> None:
+        """Delete a client that nobody is logged in to. Raises ClientNotFound, InvalidInput."""
+        if client_id == DEFAULT_CLIENT:
+            raise InvalidInput(f"the client {DEFAULT_CLIENT} stands for logins that name none, and stays")
+        with self._runtime.storage.write() as connection:
+            if users.get_client(connection, client_id) is None:
+                raise ClientNotFound(f"there is no client {client_id}")
+            if users.delete_client(connection, client_id):
+                self._note(connection, "client.delete", client_id, self._runtime.clock(), actor)
+                return
+        raise InvalidInput(
+            f"the client {client_id} still has refresh tokens",
+            hint=f"tokenctl revoke --client {client_id}, and delete it when they are purged",
+        )
+
+    def _note(
+        self, connection: Connection, type_: str, client_id: str, now: int, actor: str | None
+    ) -> None:
+        event = Event(at=now, type=type_, actor=actor or self._runtime.actor, client_id=client_id)
+        events.add(connection, [event])

@@ -1,0 +1,90 @@
+"""Making a new SQLite database: whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenctl.errors import DatabaseError, DatabaseExists, DatabaseFull, DatabaseReadOnly
+from tokenctl.storage import migrate
+from tokenctl.storage.engine import WRITE_TIMEOUT, Connection, sqlite_engine, translated
+
+
+def create(path: Path, fill: Callable[[Connection], None], *, journal_mode: str = "WAL") -> None:
+    """A migrated database at `path`, with what `fill` adds, of mode 0600.
+
+    It is made under another name and linked into place, so that an init which is killed leaves nothing
+    half-made, and of two at once the second finds a finished one. Raises DatabaseExists then.
+    `journal_mode` DELETE is for a file that is to be handed on: it leaves nothing beside it.
+    """
+    building = path.with_name(f"{path.name}.init-{os.getpid()}")
+    with _file_errors(path):
+        try:
+            os.close(os.open(building, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            _build(building, fill, journal_mode)
+            os.link(building, path)
+            _sync_directory(path.parent)
+        except FileExistsError:
+            raise DatabaseExists(f"{path} is there already, and stays as it is") from None
+        finally:
+            for name in (building, f"{building}-wal", f"{building}-shm", f"{building}-journal"):
+                with suppress(FileNotFoundError):
+                    os.unlink(name)
+
+
+def _build(path: Path, fill: Callable[[Connection], None], journal_mode: str) -> None:
+    engine = sqlite_engine(path, WRITE_TIMEOUT)
+    try:
+        with translated(path):
+            with engine.connect() as connection, connection.begin():
+                migrate.upgrade(connection)
+                fill(connection)
+            raw = engine.raw_connection()
+            raw.cursor().execute(f"PRAGMA journal_mode = {journal_mode}").close()
+            raw.close()
+    finally:
+        engine.dispose()
+
+
+def write_new_file(path: Path, content: bytes) -> None:
+    """A new file of mode 0600 that is on disk, whole, before it has its name. Raises FileExistsError."""
+    building = path.with_name(f"{path.name}.new-{os.getpid()}")
+    with _file_errors(path):
+        try:
+            fd = os.open(building, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(fd)
+            os.link(building, path)
+            _sync_directory(path.parent)
+        finally:
+            with suppress(FileNotFoundError):
+                building.unlink()
+
+
+def _sync_directory(directory: Path) -> None:
+    """A new name is on disk only when its directory is."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _file_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except FileNotFoundError:
+        raise DatabaseError(
+            f"{path} cannot be made: there is no directory {path.parent}", hint=f"mkdir -p {path.parent}"
+        ) from None
+    except OSError as error:
+        kind = DatabaseFull if error.errno in (28, 122) else DatabaseReadOnly
+        raise kind(f"{path} cannot be made: {error.strerror}") from None

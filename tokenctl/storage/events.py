@@ -1,0 +1,97 @@
+"""Rows of events, the audit log. They are only ever added, in the transaction of what they report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from tokenctl.core import ids
+from tokenctl.core.context import unpack_ip
+from tokenctl.storage.schema import events
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that happened. `at` in µs (UTC); `data` are plain values, never a secret.
+
+    `id` is None until it is stored; it grows, though not in the order of commits on every database.
+    """
+
+    at: int
+    type: str
+    actor: str | None = None
+    user_id: str | None = None
+    token_id: str | None = None
+    client_id: str | None = None
+    ip: bytes | None = None
+    reason: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    id: int | None = None
+
+    @property
+    def ip_text(self) -> str | None:
+        return None if self.ip is None else unpack_ip(self.ip)
+
+
+def add(connection: Connection, new: Iterable[Event]) -> None:
+    """Store events."""
+    rows = [
+        {
+            "at": event.at,
+            "type": event.type,
+            "actor": event.actor,
+            "user_id": event.user_id and ids.to_bytes(event.user_id),
+            "token_id": event.token_id and ids.to_bytes(event.token_id),
+            "client_id": event.client_id,
+            "ip": event.ip,
+            "reason": event.reason,
+            "data": json.dumps(event.data, separators=(",", ":"), ensure_ascii=False),
+        }
+        for event in new
+    ]
+    if rows:
+        connection.execute(sa.insert(events), rows)
+
+
+def tail(connection: Connection, *, limit: int, token_id: str | None = None) -> list[Event]:
+    """The newest events, oldest of them first; of one refresh token when its `rt_…` is given."""
+    statement = sa.select(events).order_by(events.c.id.desc()).limit(limit)
+    if token_id is not None:
+        statement = statement.where(events.c.token_id == ids.to_bytes(token_id))
+    return [_event(row) for row in reversed(connection.execute(statement).all())]
+
+
+def exists_since(connection: Connection, *, token_id: str, type_: str, reason: str, since: int) -> bool:
+    """Whether the same event of one refresh token was stored at or after `since` (µs)."""
+    found = sa.exists().where(
+        events.c.token_id == ids.to_bytes(token_id),
+        events.c.type == type_,
+        events.c.reason == reason,
+        events.c.at >= since,
+    )
+    return bool(connection.scalar(sa.select(found)))
+
+
+def newest(connection: Connection) -> int | None:
+    """The instant of the newest event (µs)."""
+    return connection.scalar(sa.select(events.c.at).order_by(events.c.id.desc()).limit(1))
+
+
+def _event(row: Row[Any]) -> Event:
+    return Event(
+        id=row.id,
+        at=row.at,
+        type=row.type,
+        actor=row.actor,
+        user_id=None if row.user_id is None else ids.user_id(row.user_id),
+        token_id=None if row.token_id is None else ids.token_id(row.token_id),
+        client_id=row.client_id,
+        ip=row.ip,
+        reason=row.reason,
+        data=json.loads(row.data),
+    )

@@ -1,0 +1,1 @@
+"""One file per schema version. A released one is never changed again."""

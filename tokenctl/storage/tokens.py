@@ -1,0 +1,465 @@
+"""Rows of refresh_tokens: the compare-and-swap, reading, revoking, deleting.
+
+Owns every statement on that table. What a verdict means is `core.rotation`; the SQL here only repeats
+its conditions. Functions take a connection inside a transaction and never commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Dialect, Row
+from sqlalchemy.sql import ColumnElement
+
+from tokenctl.core import ids
+from tokenctl.core.context import Context
+from tokenctl.core.refresh_token import RefreshToken
+from tokenctl.core.selector import Selector, SelectState
+from tokenctl.core.token_string import LAST_GENERATION, PresentedToken
+from tokenctl.storage.schema import clients, realm, refresh_tokens, users
+
+#: Entries of one UPDATE. More would gain nothing, and SQLite allows 32,766 parameters.
+MAX_BATCH = 256
+#: Rows that one transaction reads or revokes: a larger one would stall every rotation.
+CHUNK = 1_000
+
+_t = refresh_tokens.c
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """One entry of a rotation: the string that was presented, by whom."""
+
+    token: PresentedToken
+    client_id: str
+    context: Context
+
+
+class Swapped(NamedTuple):
+    """What the compare-and-swap answers for an entry that it accepted."""
+
+    raw_id: bytes
+    user_id: bytes
+    scope: str
+    expires_at: int
+    context_changed: int
+
+
+# --- the compare-and-swap --------------------------------------------------------------------
+
+
+def rotate(
+    connection: Connection, swaps: Sequence[Swap], *, now: int, access_until: int
+) -> dict[bytes, Swapped]:
+    """Advance every entry whose string is the current one, in one statement; the rest has no answer here.
+
+    No id may appear twice; at most MAX_BATCH entries. Instants in µs.
+    """
+    statement, names = _rotation_text(connection.dialect, len(swaps))
+    values: dict[str, Any] = {"now": now, "access_until": access_until, "last_generation": LAST_GENERATION}
+    for i, swap in enumerate(swaps):
+        values[f"id_{i}"] = swap.token.raw_id
+        values[f"generation_{i}"] = swap.token.generation
+        values[f"secret_hash_{i}"] = swap.token.secret_hash
+        values[f"client_id_{i}"] = swap.client_id
+        values[f"ip_{i}"] = swap.context.ip
+        values[f"user_agent_{i}"] = swap.context.user_agent
+        values[f"device_{i}"] = swap.context.device
+    # On the driver: SQLAlchemy's own execution would cost more than the statement does.
+    rows = connection.exec_driver_sql(statement, tuple(values[name] for name in names))
+    return {row[0]: Swapped(*row) for row in rows}
+
+
+@lru_cache(maxsize=MAX_BATCH)
+def _rotation_text(dialect: Dialect, size: int) -> tuple[str, list[str]]:
+    """The rotation's SQL for a batch of that size, and the names of its positional parameters."""
+    compiled = rotation_statement(size).compile(dialect=dialect)
+    return str(compiled), list(compiled.positiontup or ())
+
+
+def rotation_statement(size: int) -> sa.Update:
+    """The one UPDATE behind every rotation. Its WHERE is `core.rotation.judge` saying ROTATE."""
+    columns: dict[str, sa.types.TypeEngine[Any]] = {
+        "id": _t.id.type,
+        "generation": _t.generation.type,
+        "secret_hash": _t.secret_hash.type,
+        "client_id": _t.client_id.type,
+        "ip": _t.last_ip.type,
+        "user_agent": _t.last_user_agent.type,
+        "device": _t.last_device.type,
+    }
+    entries = sa.values(*(sa.column(name, kind) for name, kind in columns.items()), name="entries")
+    v = entries.data(
+        [
+            tuple(sa.bindparam(f"{name}_{i}", type_=kind) for name, kind in columns.items())
+            for i in range(size)
+        ]
+    ).cte("v")
+    now, access_until = sa.bindparam("now", type_=_t.rotated_at.type), sa.bindparam("access_until")
+    changed = sa.or_(
+        *(
+            sa.and_(v.c[name].is_not(None), v.c[name].is_distinct_from(_t[f"last_{name}"]))
+            for name in ("ip", "user_agent", "device")
+        )
+    )
+    return (
+        sa.update(refresh_tokens)
+        .values(
+            generation=_t.generation + sa.literal_column("1"),
+            rotated_at=now,
+            access_until=access_until,
+            # A caller who does not say where it is changes nothing of what is known.
+            last_ip=sa.func.coalesce(v.c.ip, _t.last_ip),
+            last_user_agent=sa.func.coalesce(v.c.user_agent, _t.last_user_agent),
+            last_device=sa.func.coalesce(v.c.device, _t.last_device),
+            context_changed=sa.case((changed, sa.literal_column("1")), else_=sa.literal_column("0")),
+        )
+        .where(
+            _t.id == v.c.id,
+            _t.client_id == v.c.client_id,
+            _t.revoked_at.is_(None),
+            _t.expires_at > now,
+            _t.generation < sa.bindparam("last_generation"),
+            sa.or_(_t.idle_ttl.is_(None), _t.rotated_at + _t.idle_ttl > now),
+            users.c.id == _t.user_id,
+            clients.c.id == _t.client_id,
+            realm.c.id == sa.literal_column("1"),
+            _t.created_at > users.c.not_before,
+            _t.created_at > clients.c.not_before,
+            _t.created_at > realm.c.not_before,
+            sa.not_(_user_is_disabled(now)),
+            _t.secret_hash == v.c.secret_hash,
+            _t.generation == v.c.generation,
+        )
+        .returning(_t.id, _t.user_id, _t.scope, _t.expires_at, _t.context_changed)
+    )
+
+
+def follow(
+    connection: Connection,
+    row: RefreshToken,
+    *,
+    generation: int,
+    now: int,
+    access_until: int,
+    context: Context,
+) -> bool:
+    """After a declared recovery: set the generation to that of the successor. False when the row changed."""
+    statement = (
+        sa.update(refresh_tokens)
+        .where(*_as_judged(row))
+        .values(
+            generation=generation,
+            rotated_at=now,
+            access_until=access_until,
+            last_ip=sa.func.coalesce(sa.literal(context.ip, _t.last_ip.type), _t.last_ip),
+            last_user_agent=sa.func.coalesce(context.user_agent, _t.last_user_agent),
+            last_device=sa.func.coalesce(sa.literal(context.device, _t.last_device.type), _t.last_device),
+        )
+    )
+    return connection.execute(statement).rowcount == 1
+
+
+def revoke_as_judged(connection: Connection, row: RefreshToken, *, reason: str, now: int) -> bool:
+    """Revoke a row that is still what was judged. False when it changed meanwhile: judge again."""
+    statement = (
+        sa.update(refresh_tokens).where(*_as_judged(row)).values(revoked_at=now, revoked_reason=reason)
+    )
+    return connection.execute(statement).rowcount == 1
+
+
+def replace_secret(connection: Connection, row: RefreshToken, *, secret_hash: bytes, now: int) -> bool:
+    """Re-issue by id: a new secret, the next generation. False when the row changed meanwhile."""
+    statement = (
+        sa.update(refresh_tokens)
+        .where(*_as_judged(row))
+        .values(secret_hash=secret_hash, generation=row.generation + 1, rotated_at=now)
+    )
+    return connection.execute(statement).rowcount == 1
+
+
+def _as_judged(row: RefreshToken) -> list[ColumnElement[bool]]:
+    return [
+        _t.id == ids.to_bytes(row.id),
+        _t.generation == row.generation,
+        _t.client_id == row.client_id,
+        _t.secret_hash == row.secret_hash,
+        _t.revoked_at.is_(None),
+    ]
+
+
+# --- conditions ------------------------------------------------------------------------------
+
+
+def _user_is_disabled(now: Any) -> ColumnElement[bool]:
+    return sa.and_(
+        users.c.disabled_at.is_not(None),
+        sa.or_(users.c.disabled_until.is_(None), users.c.disabled_until > now),
+    )
+
+
+def _alive(now: int) -> ColumnElement[bool]:
+    """Not `RefreshToken.is_dead`: live, or blocked and may come back."""
+    return sa.and_(_t.revoked_at.is_(None), sa.not_(_expired(now)))
+
+
+def _dead(at: int) -> ColumnElement[bool]:
+    """Dead already at that instant, for good: `RefreshToken.is_dead`, and for how long."""
+    return sa.or_(sa.and_(_t.revoked_at.is_not(None), _t.revoked_at <= at), _expired(at))
+
+
+def _expired(now: int) -> ColumnElement[bool]:
+    return sa.or_(_t.expires_at <= now, sa.and_(_t.idle_ttl.is_not(None), _t.rotated_at + _t.idle_ttl <= now))
+
+
+def _blocked(now: int) -> ColumnElement[bool]:
+    """Held back by what can be taken back; needs the joins of `_joined`."""
+    return sa.or_(_t.created_at <= _not_before(), _user_is_disabled(now))
+
+
+def _not_before() -> ColumnElement[int]:
+    """The latest of the three cut-offs (SQLite's max of several arguments is GREATEST elsewhere)."""
+    pair = _larger(users.c.not_before, clients.c.not_before)
+    return _larger(pair, realm.c.not_before)
+
+
+def _larger(a: ColumnElement[int], b: ColumnElement[int]) -> ColumnElement[int]:
+    return sa.case((a > b, a), else_=b)
+
+
+def _in_state(state: SelectState, now: int) -> ColumnElement[bool]:
+    revoked = _t.revoked_at.is_not(None)
+    match state:
+        case SelectState.REVOKED:
+            return revoked
+        case SelectState.EXPIRED:
+            return sa.and_(sa.not_(revoked), _expired(now))
+        case SelectState.DEAD:
+            return sa.or_(revoked, _expired(now))
+        case SelectState.BLOCKED:
+            return sa.and_(_alive(now), _blocked(now))
+        case SelectState.LIVE:
+            return sa.and_(_alive(now), sa.not_(_blocked(now)))
+
+
+def _matching(selector: Selector, now: int) -> list[ColumnElement[bool]]:
+    """The selector as conditions, ANDed. Its users must be `usr_…` by now; needs the joins of `_joined`."""
+    conditions: list[ColumnElement[bool]] = []
+    if selector.users:
+        conditions.append(_t.user_id.in_([ids.to_bytes(user) for user in selector.users]))
+    if selector.clients:
+        conditions.append(_t.client_id.in_(selector.clients))
+    if selector.token_ids:
+        conditions.append(_t.id.in_([ids.to_bytes(token) for token in selector.token_ids]))
+    if selector.states:
+        conditions.append(sa.or_(*(_in_state(state, now) for state in selector.states)))
+    return conditions
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+_JOINED = (
+    refresh_tokens.join(users, users.c.id == _t.user_id)
+    .join(clients, clients.c.id == _t.client_id)
+    .join(realm, realm.c.id == sa.literal_column("1"))
+)
+_ROWS = sa.select(
+    *(column for column in _t if column.name != "context_changed"),
+    users.c.name.label("user_name"),
+    users.c.disabled_at,
+    users.c.disabled_until,
+    _not_before().label("not_before"),
+    realm.c.recovered_at,
+).select_from(_JOINED)
+
+
+def fetch(connection: Connection, raw_ids: Iterable[bytes]) -> dict[bytes, RefreshToken]:
+    """The rows with those ids, whichever exist; at most MAX_BATCH ids."""
+    rows = connection.execute(_ROWS.where(_t.id.in_(list(raw_ids))))
+    return {row.id: _refresh_token(row) for row in rows}
+
+
+def get(connection: Connection, token_id: str) -> RefreshToken | None:
+    """The row with that `rt_…`."""
+    raw_id = ids.to_bytes(token_id)
+    return fetch(connection, [raw_id]).get(raw_id)
+
+
+def page(
+    connection: Connection, selector: Selector, *, now: int, after: str | None, limit: int = CHUNK
+) -> list[RefreshToken]:
+    """The next rows of the selection in order of id, that is, of issue; at most `limit`."""
+    statement = _ROWS.where(*_matching(selector, now)).order_by(_t.id).limit(limit)
+    if after is not None:
+        statement = statement.where(_t.id > ids.to_bytes(after))
+    return [_refresh_token(row) for row in connection.execute(statement)]
+
+
+class Count(NamedTuple):
+    """Of a selection: all its tokens; those not dead, and their users; newest use and access token (µs)."""
+
+    tokens: int
+    alive: int
+    users: int
+    last_used_at: int | None
+    access_until: int | None
+
+
+def count(connection: Connection, selector: Selector, *, now: int) -> Count:
+    """How large a selection is, and until when its access tokens live."""
+    alive = _alive(now)
+    statement = (
+        sa.select(
+            sa.func.count(),
+            sa.func.count(sa.case((alive, 1))),
+            sa.func.count(sa.distinct(sa.case((alive, _t.user_id)))),
+            sa.func.max(_t.rotated_at),
+            sa.func.max(_t.access_until),
+        )
+        .select_from(_JOINED)
+        .where(*_matching(selector, now))
+    )
+    return Count(*connection.execute(statement).one())
+
+
+def users_of(connection: Connection, selector: Selector, *, now: int) -> Sequence[bytes]:
+    """The ids of the users whose tokens in the selection are not dead."""
+    statement = sa.select(_t.user_id).select_from(_JOINED).where(*_matching(selector, now))
+    return connection.scalars(statement.where(_alive(now)).distinct()).all()
+
+
+def newest_write(connection: Connection) -> int | None:
+    """The newest instant in any row (µs): where time certainly was. Reads the whole table."""
+    statement = sa.select(sa.func.max(_t.rotated_at), sa.func.max(_t.revoked_at))
+    return max((instant for instant in connection.execute(statement).one() if instant is not None), default=None)
+
+
+def _refresh_token(row: Row[Any]) -> RefreshToken:
+    return RefreshToken(
+        id=ids.token_id(row.id),
+        user_id=ids.user_id(row.user_id),
+        user_name=row.user_name,
+        client_id=row.client_id,
+        scope=row.scope,
+        generation=row.generation,
+        secret_hash=row.secret_hash,
+        created_at=row.created_at,
+        rotated_at=row.rotated_at,
+        access_until=row.access_until,
+        expires_at=row.expires_at,
+        idle_ttl=row.idle_ttl,
+        revoked_at=row.revoked_at,
+        revoked_reason=row.revoked_reason,
+        revoked_by=row.revoked_by,
+        issued=Context(row.issued_ip, row.issued_user_agent, row.issued_device),
+        last=Context(row.last_ip, row.last_user_agent, row.last_device),
+        user_disabled_at=row.disabled_at,
+        user_disabled_until=row.disabled_until,
+        not_before=row.not_before,
+        recovered_at=row.recovered_at,
+    )
+
+
+# --- writing ---------------------------------------------------------------------------------
+
+
+def insert(
+    connection: Connection,
+    *,
+    raw_id: bytes,
+    user_id: bytes,
+    client_id: str,
+    scope: str,
+    secret_hash: bytes,
+    now: int,
+    access_until: int,
+    expires_at: int,
+    idle_ttl: int | None,
+    context: Context,
+) -> None:
+    """A new login at generation 0. Instants and `idle_ttl` in µs."""
+    connection.execute(
+        sa.insert(refresh_tokens).values(
+            id=raw_id,
+            user_id=user_id,
+            client_id=client_id,
+            scope=scope,
+            generation=0,
+            secret_hash=secret_hash,
+            created_at=now,
+            rotated_at=now,
+            access_until=access_until,
+            expires_at=expires_at,
+            idle_ttl=idle_ttl,
+            issued_ip=context.ip,
+            issued_user_agent=context.user_agent,
+            issued_device=context.device,
+            last_ip=context.ip,
+            last_user_agent=context.user_agent,
+            last_device=context.device,
+            context_changed=0,
+        )
+    )
+
+
+class Revoked(NamedTuple):
+    raw_id: bytes
+    user_id: bytes
+    client_id: str
+    access_until: int
+
+
+def revoke_chunk(
+    connection: Connection,
+    selector: Selector,
+    *,
+    now: int,
+    reason: str,
+    actor: str | None,
+    after: bytes,
+    limit: int = CHUNK,
+) -> list[Revoked]:
+    """Revoke the next rows of the selection that are not dead, in order of id, beginning behind `after`."""
+    chosen = (
+        sa.select(_t.id)
+        .select_from(_JOINED)
+        .where(*_matching(selector, now), _t.id > after, _alive(now))
+        .order_by(_t.id)
+        .limit(limit)
+    )
+    statement = (
+        sa.update(refresh_tokens)
+        .where(_t.id.in_(chosen), _t.revoked_at.is_(None))
+        .values(revoked_at=now, revoked_reason=reason, revoked_by=actor)
+        .returning(_t.id, _t.user_id, _t.client_id, _t.access_until)
+    )
+    return sorted(Revoked(*row) for row in connection.execute(statement))
+
+
+# --- deleting --------------------------------------------------------------------------------
+
+
+def next_dead(
+    connection: Connection, *, after: bytes, dead_since: int, limit: int
+) -> tuple[bytes, bytes] | None:
+    """The first and the last of the next `limit` ids that were dead already at `dead_since`; None: no more."""
+    found = connection.scalars(
+        sa.select(_t.id).where(_t.id > after, _dead(dead_since)).order_by(_t.id).limit(limit)
+    ).all()
+    return (found[0], found[-1]) if found else None
+
+
+def count_dead(connection: Connection, *, dead_since: int) -> int:
+    """How many rows `delete_dead` would delete now."""
+    statement = sa.select(sa.func.count()).select_from(refresh_tokens).where(_dead(dead_since))
+    return connection.scalar(statement) or 0
+
+
+def delete_dead(connection: Connection, first: bytes, last: bytes, *, dead_since: int) -> int:
+    """Delete the rows between two ids that are dead since then: judged again, here, under the lock."""
+    statement = sa.delete(refresh_tokens).where(_t.id.between(first, last), _dead(dead_since))
+    return connection.execute(statement).rowcount

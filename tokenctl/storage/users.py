@@ -1,0 +1,169 @@
+"""Rows of users and clients. Functions take a connection inside a transaction and never commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from tokenctl.core import ids
+from tokenctl.core.names import MAX_USER_NAME, user_name_key
+from tokenctl.errors import UserNotFound
+from tokenctl.storage.schema import clients, refresh_tokens, users
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """A user. Instants in µs (UTC); `password_hash` is None for a user that cannot log in by password."""
+
+    id: str
+    name: str
+    password_hash: str | None = field(repr=False)
+    created_at: int
+    disabled_at: int | None
+    disabled_until: int | None
+    #: The user's cut-off; 0 when there is none.
+    not_before: int
+
+    def is_disabled(self, now: int) -> bool:
+        if self.disabled_at is None:
+            return False
+        return self.disabled_until is None or now < self.disabled_until
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """An application that users log in to. `not_before` is its cut-off in µs; 0 when there is none."""
+
+    id: str
+    created_at: int
+    not_before: int
+
+
+def insert(
+    connection: Connection, *, raw_id: bytes, name: str, password_hash: str | None, now: int
+) -> bool:
+    """A new user; False when the name is taken. `name` is clean already."""
+    if find(connection, name) is not None:
+        return False
+    connection.execute(
+        sa.insert(users).values(
+            id=raw_id,
+            name=name,
+            name_key=user_name_key(name),
+            password_hash=password_hash,
+            created_at=now,
+            not_before=0,
+        )
+    )
+    return True
+
+
+def find(connection: Connection, name: str, *, lock: bool = False) -> User | None:
+    """The user of that name, compared without case; with `lock` nobody else can change it until the end."""
+    return _one(connection, users.c.name_key == user_name_key(name), lock)
+
+
+def get(connection: Connection, user_id: str, *, lock: bool = False) -> User | None:
+    """The user with that `usr_…`."""
+    return _one(connection, users.c.id == ids.to_bytes(user_id), lock)
+
+
+def require(connection: Connection, user: str, *, lock: bool = False) -> User:
+    """The user of that name or `usr_…`. Raises UserNotFound, InvalidInput."""
+    if user.startswith(ids.USER_PREFIX):
+        found = get(connection, ids.parse_user_id(user), lock=lock)
+    else:
+        found = find(connection, user, lock=lock)
+    if found is None:
+        raise UserNotFound(f"there is no user {user[:MAX_USER_NAME]}")
+    return found
+
+
+def _one(connection: Connection, condition: sa.ColumnElement[bool], lock: bool) -> User | None:
+    statement = sa.select(users).where(condition)
+    # SQLite's writers hold the whole database already, and SQLAlchemy leaves this out there.
+    row = connection.execute(statement.with_for_update() if lock else statement).one_or_none()
+    return None if row is None else _user(row)
+
+
+def page(connection: Connection, *, after: str | None, limit: int) -> list[User]:
+    """The next users in order of name, behind the one named `after`."""
+    statement = sa.select(users).order_by(users.c.name_key).limit(limit)
+    if after is not None:
+        statement = statement.where(users.c.name_key > user_name_key(after))
+    return [_user(row) for row in connection.execute(statement)]
+
+
+def count(connection: Connection) -> int:
+    return connection.scalar(sa.select(sa.func.count()).select_from(users)) or 0
+
+
+def set_disabled(connection: Connection, user_id: str, *, at: int | None, until: int | None) -> None:
+    """Disable (at, until in µs; until None: for good) or, with both None, enable."""
+    connection.execute(
+        sa.update(users)
+        .where(users.c.id == ids.to_bytes(user_id))
+        .values(disabled_at=at, disabled_until=until)
+    )
+
+
+def set_password_hash(
+    connection: Connection, user_id: str, password_hash: str | None, *, instead_of: str | None = None
+) -> bool:
+    """Store a hash; with `instead_of` only where that one still stands. False when it did not."""
+    statement = sa.update(users).where(users.c.id == ids.to_bytes(user_id))
+    if instead_of is not None:
+        statement = statement.where(users.c.password_hash == instead_of)
+    return connection.execute(statement.values(password_hash=password_hash)).rowcount == 1
+
+
+def delete(connection: Connection, user_id: str) -> None:
+    """Delete a user; its refresh tokens go with it (ON DELETE CASCADE)."""
+    connection.execute(sa.delete(users).where(users.c.id == ids.to_bytes(user_id)))
+
+
+def _user(row: Row[Any]) -> User:
+    return User(
+        id=ids.user_id(row.id),
+        name=row.name,
+        password_hash=row.password_hash,
+        created_at=row.created_at,
+        disabled_at=row.disabled_at,
+        disabled_until=row.disabled_until,
+        not_before=row.not_before,
+    )
+
+
+# --- clients ---------------------------------------------------------------------------------
+
+
+def insert_client(connection: Connection, client_id: str, *, now: int) -> bool:
+    """A new client; False when there is one of that id."""
+    if get_client(connection, client_id) is not None:
+        return False
+    connection.execute(sa.insert(clients).values(id=client_id, created_at=now, not_before=0))
+    return True
+
+
+def get_client(connection: Connection, client_id: str) -> Client | None:
+    row = connection.execute(sa.select(clients).where(clients.c.id == client_id)).one_or_none()
+    return None if row is None else _client(row)
+
+
+def all_clients(connection: Connection) -> Iterator[Client]:
+    """Every client in order of id; there are few."""
+    return (_client(row) for row in connection.execute(sa.select(clients).order_by(clients.c.id)))
+
+
+def delete_client(connection: Connection, client_id: str) -> bool:
+    """Delete a client that has no refresh tokens; False when it has some."""
+    used = sa.exists().where(refresh_tokens.c.client_id == client_id)
+    return connection.execute(sa.delete(clients).where(clients.c.id == client_id, ~used)).rowcount == 1
+
+
+def _client(row: Row[Any]) -> Client:
+    return Client(id=row.id, created_at=row.created_at, not_before=row.not_before)
