@@ -388,7 +388,7 @@ def describe(loaded: Loaded) -> list[dict[str, str | None]]:
 
 
 def _config_dirs() -> list[Path]:
-    import platformdirs  # noqa: PLC0415  an embedding application never needs it
+    import platformdirs
 
     return [platformdirs.user_config_path("tokenctl", appauthor=False), Path("/etc")]
 
@@ -406,7 +406,7 @@ def _read_file(path: Path, shown: str) -> dict[str, str]:
             hint="make it a file that this user may read, or move it away",
         ) from None
 
-    import tomllib  # noqa: PLC0415  most runs have no file
+    import tomllib
 
     try:
         table = tomllib.loads(content.decode("utf-8-sig"))
@@ -484,7 +484,7 @@ def _warnings(environ: Mapping[str, str]) -> list[str]:
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    import difflib  # noqa: PLC0415  only for what is wrong already
+    import difflib
 
     # The prefix is no likeness.
     bare = {each.removeprefix(ENV_PREFIX): each for each in known}

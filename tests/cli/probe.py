@@ -71,7 +71,10 @@ def boom(run: Run, kind: str, message: Annotated[list[str] | None, typer.Argumen
             child.stdin.flush()
     if kind == "TokenRefused":
         raise errors.TokenRefused("reuse_detected", token_id="rt_1")
-    found = getattr(errors, kind, None) or {"KeyError": KeyError, "MemoryError": MemoryError}[kind]
+    found = getattr(errors, kind, None) or {"KeyError": KeyError, "MemoryError": MemoryError}.get(kind)
+    if found is None:
+        typer.confirm("really", abort=True, err=True)
+        return None
     raise found(text)
 
 

@@ -64,6 +64,7 @@ def start(*argv: str, **options: Any) -> subprocess.Popen[bytes]:
         (["boom", "KeyError", "k"], 1, "error[internal]: KeyError: 'k'. Try: the same command with --debug"),
         (["boom", "MemoryError"], 1, "error[internal]: MemoryError\n"),
         (["boom", "Recursion"], 1, "error[internal]: RecursionError: maximum recursion depth"),
+        (["boom", "Abort"], 5, "error[confirm.missing]: there is no terminal to ask on\n"),
         (["boom", "Pipe"], 1, "error[io.failed]: "),
         (["--foo"], 2, "error[usage]: No such option: --foo. Try: tokenctl --help\n"),
         (["boom", "--foo"], 2, "error[usage]: No such option: --foo"),

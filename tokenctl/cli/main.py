@@ -50,6 +50,7 @@ EXIT: dict[type[BaseException], int] = {
     errors.InvalidAccessToken: 4,
     errors.Declined: 5,
     errors.ConfirmationMissing: 5,
+    typer.Abort: 5,
     errors.OverMax: 6,
     errors.DatabaseMissing: 10,
     errors.NotMigrated: 10,
@@ -141,6 +142,8 @@ def _describe(error: BaseException) -> tuple[str, str, str, dict[str, Any]]:
         context = getattr(error, "ctx", None)
         message = " ".join(error.format_message().split())  # a list of choices comes on several lines
         return "usage", message, f"{context.command_path if context else PROGRAM} --help", {}
+    if isinstance(error, typer.Abort):  # a prompt of Typer's own, with nobody to answer it
+        return errors.ConfirmationMissing.code, "there is no terminal to ask on", "", {}
     if isinstance(error, KeyboardInterrupt):
         signal_name = "SIGTERM" if isinstance(error, Terminated) else "SIGINT"
         return errors.Interrupted.code, f"stopped by {signal_name}", errors.Interrupted.hint, {}

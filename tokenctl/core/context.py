@@ -24,7 +24,9 @@ class Context:
     device: bytes | None = None
 
     @classmethod
-    def of(cls, *, ip: str | None = None, user_agent: str | None = None, device: str | None = None) -> Context:
+    def of(
+        cls, *, ip: str | None = None, user_agent: str | None = None, device: str | None = None
+    ) -> Context:
         """Clean what came from outside.
 
         A user agent is cut to 256 bytes and loses its NULs, since browsers send what they like. A wrong

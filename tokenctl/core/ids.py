@@ -9,7 +9,7 @@ import re
 
 from tokenctl.errors import InvalidInput
 
-TOKEN_PREFIX = "rt_"
+TOKEN_PREFIX = "rt_"  # noqa: S105 - no secret: it marks an id
 USER_PREFIX = "usr_"
 
 _UUID_TEXT = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)

@@ -26,7 +26,7 @@ class SelectState(StrEnum):
 class Selector:
     """Each field is a tuple of alternatives; an empty one does not restrict.
 
-    users: names or `usr_…`; clients: client ids; token_ids: `rt_…`; everything: `--all`, which lifts the refusal.
+    users: names or `usr_…`; clients: client ids; token_ids: `rt_…`; everything lifts the refusal.
     """
 
     users: tuple[str, ...] = ()

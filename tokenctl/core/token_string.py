@@ -43,7 +43,7 @@ _MAC_BYTES = 22
 
 @dataclass(frozen=True, slots=True)
 class PresentedToken:
-    """What a string says. Whether that is genuine depends on how it was read: `parse` or `parse_unverified`."""
+    """What a string says; whether that is genuine depends on how it was read."""
 
     raw_id: bytes
     generation: int
@@ -73,7 +73,7 @@ def mint(raw_id: bytes, generation: int, secret: bytes, mac_key: bytes) -> str:
 
 
 def successor(token: PresentedToken, mac_key: bytes) -> str:
-    """The string of the next generation: a function of the presented string alone, so that every racer gets the same."""
+    """The string of the next generation; it follows from the presented one, so every racer gets the same."""
     return mint(token.raw_id, token.generation + 1, token.secret, mac_key)
 
 
@@ -109,7 +109,9 @@ def _decode(text: str) -> tuple[PresentedToken, bytes, bytes]:
     data = base64.urlsafe_b64decode(text[len(PREFIX) :])
     signed, crc = data[:-4], data[-4:]
     if crc != _crc(signed):
-        raise InvalidToken("not a refresh token: its checksum does not fit, so a character is wrong or missing")
+        raise InvalidToken(
+            "not a refresh token: its checksum does not fit, so a character is wrong or missing"
+        )
     if base64.urlsafe_b64encode(data) != text[len(PREFIX) :].encode("ascii"):
         raise InvalidToken("not a refresh token: another spelling of one")
     if data[:1] != _KEY_NUMBER:

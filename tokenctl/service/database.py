@@ -137,5 +137,3 @@ def check(settings: Settings) -> list[str]:
         storage.check_migrated()
         with storage.read() as connection:
             return migrate.differences(connection)
-
-

@@ -130,9 +130,7 @@ def _read_targets(runtime: Runtime, targets: Iterable[str], tally: _Tally) -> It
             yield _Target(token.raw_id, token.secret_hash)
 
 
-def _named_rows(
-    connection: Connection, chunk: list[_Target], tally: _Tally
-) -> dict[bytes, RefreshToken]:
+def _named_rows(connection: Connection, chunk: list[_Target], tally: _Tally) -> dict[bytes, RefreshToken]:
     """The rows that the chunk names, each once; counts what is unknown, and what was named before."""
     rows = tokens.fetch(connection, {target.raw_id for target in chunk})
     named: dict[bytes, RefreshToken] = {}
@@ -267,9 +265,7 @@ def revoke_all_of_user(
     done = revoke_chunk(connection, selector, now=now, reason=reason, actor=actor)
     every = list(done)
     while done:
-        done = revoke_chunk(
-            connection, selector, now=now, reason=reason, actor=actor, after=done[-1].raw_id
-        )
+        done = revoke_chunk(connection, selector, now=now, reason=reason, actor=actor, after=done[-1].raw_id)
         every += done
     return every
 

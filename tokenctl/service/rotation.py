@@ -167,7 +167,9 @@ class _Batch:
             self._judge([entry for entry in wave if entry.outcome is None])
         for entry in wave:
             if entry.outcome is None:
-                entry.outcome = Contended(f"{entry.token.token_id} changed {_ATTEMPTS} times during one refresh")
+                entry.outcome = Contended(
+                    f"{entry.token.token_id} changed {_ATTEMPTS} times during one refresh"
+                )
 
     def _refuse_wider_scopes(self, asking: list[_Entry]) -> None:
         """Before anything changes; only to a bearer of the login's secret, and never telling of dead ones."""
@@ -291,9 +293,7 @@ class _Batch:
             facts = {"critical": True} if critical else {}
             self._note(entry, row.user_id, now, type_, reason=reason, **facts)
 
-    def _note(
-        self, entry: _Entry, user_id: str, now: int, type_: str, *, reason: str, **facts: int
-    ) -> None:
+    def _note(self, entry: _Entry, user_id: str, now: int, type_: str, *, reason: str, **facts: int) -> None:
         """An event of this entry. A generation is no secret: without the secret and the MAC it opens nothing."""
         context = entry.request.context
         data = {"generation": entry.token.generation, "user_agent": context.user_agent, **facts}

@@ -132,9 +132,7 @@ class Runtime:
         if not found:
             raise KeyMissing(f"{self.storage.path} has no signing key in use", hint="tokenctl doctor")
         newest = found[0]
-        return unwrap_signing_key(
-            newest.kid, newest.algorithm, newest.wrapped_private_key, self.keys.wrap
-        )
+        return unwrap_signing_key(newest.kid, newest.algorithm, newest.wrapped_private_key, self.keys.wrap)
 
 
 def key_path(settings: Settings, database: Path) -> Path:

@@ -1,8 +1,8 @@
 """TokenService: the public API for an embedding application, and all that the command line does.
 
 Owns issuing and inspecting; rotation, revocation and purging have a module each and are reached from
-here. Every method is one transaction (`revoke_matching`, `revoke` and `purge` are one for each chunk), writes its audit events inside
-it, and raises after its commit.
+here. Every method is one transaction (`revoke`, `revoke_matching` and `purge`: one
+for each chunk), writes its audit events inside it, and raises after its commit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tokenctl.core import ids, token_string
 from tokenctl.core.context import NO_CONTEXT, Context
 from tokenctl.core.names import DEFAULT_CLIENT, clean_client_id, clean_scope
 from tokenctl.core.refresh_token import RefreshToken, State
-from tokenctl.core.rotation import Judgement, Presented, Reason, judge
+from tokenctl.core.rotation import Judgement, Presented, judge
 from tokenctl.core.selector import Selector
 from tokenctl.core.token_string import SECRET_BYTES, PresentedToken
 from tokenctl.errors import (
@@ -201,7 +201,9 @@ class TokenService:
         """The user, whose row stays locked until the commit."""
         owner = users.require(connection, user, lock=True)
         if owner.is_disabled(self._runtime.clock()):
-            raise UserDisabled(f"the user {owner.name} is disabled", hint=f"tokenctl user enable {owner.name}")
+            raise UserDisabled(
+                f"the user {owner.name} is disabled", hint=f"tokenctl user enable {owner.name}"
+            )
         if verified_password_hash is not None and verified_password_hash != owner.password_hash:
             raise WrongPassword("the password was changed during the login")
         if users.get_client(connection, client_id) is None:
@@ -213,7 +215,9 @@ class TokenService:
     def _lifetime(self, ttl: timedelta | None) -> int:
         lifetime = self._runtime.settings.refresh_ttl if ttl is None else ttl
         if not timedelta(0) < lifetime <= _LONGEST_LIFE:
-            raise InvalidInput(f"a refresh token lives for more than 0 s and at most {_LONGEST_LIFE.days} days")
+            raise InvalidInput(
+                f"a refresh token lives for more than 0 s and at most {_LONGEST_LIFE.days} days"
+            )
         return micros(lifetime)
 
     # --- rotating ----------------------------------------------------------------------------

@@ -6,7 +6,7 @@ Passwords are hashed before a transaction begins, so that nobody waits for a has
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
@@ -50,7 +50,7 @@ class UserService:
 
     def __init__(self, runtime: Runtime, passwords: PasswordPolicy | None) -> None:
         self._runtime = runtime
-        self._passwords = passwords
+        self._given_policy = passwords
 
     # --- reading ---
 
@@ -184,15 +184,21 @@ class UserService:
     # --- shared ---
 
     @cached_property
-    def _hasher(self) -> PasswordHasher:
-        from tokenctl.core.passwords import PasswordHasher, PasswordPolicy
+    def _policy(self) -> PasswordPolicy:
+        from tokenctl.core.passwords import PasswordPolicy
 
-        return PasswordHasher(self._passwords or PasswordPolicy())
+        return self._given_policy or PasswordPolicy()
+
+    @cached_property
+    def _hasher(self) -> PasswordHasher:
+        from tokenctl.core.passwords import PasswordHasher
+
+        return PasswordHasher(self._policy)
 
     def _new_hash(self, password: str, user_name: str) -> str:
         from tokenctl.core.passwords import check_new_password
 
-        check_new_password(password, user_name, self._hasher.policy)
+        check_new_password(password, user_name, self._policy)
         return self._hasher.hash(password)
 
     @staticmethod
@@ -212,12 +218,12 @@ class UserService:
 
     def _end_logins(
         self, connection: Connection, user: User, now: int, reason: str, actor: str | None
-    ) -> list[Revoked]:
+    ) -> Sequence[Revoked]:
         return revoke_all_of_user(
             connection, user.id, now=now, reason=reason, actor=actor or self._runtime.actor
         )
 
-    def _changed(self, user: User, ended: list[Revoked]) -> UserChange:
+    def _changed(self, user: User, ended: Sequence[Revoked]) -> UserChange:
         latest = max((row.access_until for row in ended), default=0)
         return UserChange(
             user=user, revoked=len(ended), access_exposure_until=exposure(self._runtime, latest)
@@ -285,8 +291,6 @@ class ClientService:
             hint=f"tokenctl revoke --client {client_id}, and delete it when they are purged",
         )
 
-    def _note(
-        self, connection: Connection, type_: str, client_id: str, now: int, actor: str | None
-    ) -> None:
+    def _note(self, connection: Connection, type_: str, client_id: str, now: int, actor: str | None) -> None:
         event = Event(at=now, type=type_, actor=actor or self._runtime.actor, client_id=client_id)
         events.add(connection, [event])

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from collections.abc import Iterator
 from pathlib import Path
 
 from tokenctl.errors import DatabaseError, DatabaseExists, DatabaseFull, DatabaseReadOnly

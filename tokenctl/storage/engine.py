@@ -155,7 +155,8 @@ def _meaning(error: BaseException | None, path: Path) -> DatabaseError:
     name = getattr(error, "sqlite_errorname", "") or ""
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return DatabaseLocked(
-            f"another program holds {path} locked", hint="end that program's transaction, then repeat the command"
+            f"another program holds {path} locked",
+            hint="end that program's transaction, then repeat the command",
         )
     if name.startswith("SQLITE_READONLY"):
         return DatabaseReadOnly(f"{path} cannot be written to")
@@ -163,7 +164,8 @@ def _meaning(error: BaseException | None, path: Path) -> DatabaseError:
         return DatabaseFull(f"no space left for {path}; nothing of this transaction was kept")
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
         return NotADatabase(
-            f"{path} is not a SQLite database, or is damaged", hint="name another --database, or restore a backup"
+            f"{path} is not a SQLite database, or is damaged",
+            hint="name another --database, or restore a backup",
         )
     if name.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
         return DatabaseReadOnly(f"{path}, or a file beside it, cannot be opened by this user")

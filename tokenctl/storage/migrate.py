@@ -35,9 +35,9 @@ def upgrade(connection: Connection) -> tuple[str | None, str]:
     Everything happens in the transaction of `connection`, which the caller commits. Raises NotMigrated,
     with nothing done, when the version is one that this release does not know.
     """
-    from alembic import command  # noqa: PLC0415
-    from alembic.config import Config  # noqa: PLC0415
-    from alembic.script import ScriptDirectory  # noqa: PLC0415
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
@@ -118,8 +118,8 @@ def _damage(connection: Connection) -> list[str]:
 
 
 def _metadata_differences(connection: Connection) -> list[str]:
-    from alembic.autogenerate import compare_metadata  # noqa: PLC0415
-    from alembic.migration import MigrationContext  # noqa: PLC0415
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
 
     # CHECKs are compared by name only: PostgreSQL rewrites their text.
     plugins = ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"]

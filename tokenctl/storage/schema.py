@@ -148,8 +148,12 @@ events = Table(
     sqlite_strict=True,
 )
 # What happened to one login is asked for by `inspect`, and before a refusal is noted again.
-Index("ix_events_token_id", events.c.token_id, sqlite_where=events.c.token_id.is_not(None),
-      postgresql_where=events.c.token_id.is_not(None))
+Index(
+    "ix_events_token_id",
+    events.c.token_id,
+    sqlite_where=events.c.token_id.is_not(None),
+    postgresql_where=events.c.token_id.is_not(None),
+)
 
 signing_keys = Table(
     "signing_keys",

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Dialect, Row
+from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql import ColumnElement
 
 from tokenctl.core import ids
@@ -99,7 +99,10 @@ def rotation_statement(size: int) -> sa.Update:
             for i in range(size)
         ]
     ).cte("v")
-    now, access_until = sa.bindparam("now", type_=_t.rotated_at.type), sa.bindparam("access_until")
+    now, access_until = (
+        sa.bindparam("now", type_=_t.rotated_at.type),
+        sa.bindparam("access_until", type_=_t.access_until.type),
+    )
     changed = sa.or_(
         *(
             sa.and_(v.c[name].is_not(None), v.c[name].is_distinct_from(_t[f"last_{name}"]))
@@ -335,10 +338,12 @@ def users_of(connection: Connection, selector: Selector, *, now: int) -> Sequenc
 def newest_write(connection: Connection) -> int | None:
     """The newest instant in any row (µs): where time certainly was. Reads the whole table."""
     statement = sa.select(sa.func.max(_t.rotated_at), sa.func.max(_t.revoked_at))
-    return max((instant for instant in connection.execute(statement).one() if instant is not None), default=None)
+    return max(
+        (instant for instant in connection.execute(statement).one() if instant is not None), default=None
+    )
 
 
-def _refresh_token(row: Row[Any]) -> RefreshToken:
+def _refresh_token(row: Any) -> RefreshToken:
     return RefreshToken(
         id=ids.token_id(row.id),
         user_id=ids.user_id(row.user_id),

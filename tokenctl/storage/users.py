@@ -43,9 +43,7 @@ class Client:
     not_before: int
 
 
-def insert(
-    connection: Connection, *, raw_id: bytes, name: str, password_hash: str | None, now: int
-) -> bool:
+def insert(connection: Connection, *, raw_id: bytes, name: str, password_hash: str | None, now: int) -> bool:
     """A new user; False when the name is taken. `name` is clean already."""
     if find(connection, name) is not None:
         return False
