@@ -411,9 +411,9 @@ def test_times_are_judged_by_the_injected_clock(payload: dict[str, int], offset:
 
 @pytest.mark.parametrize("year", [1971, 2200])
 def test_the_real_clock_does_not_count(year: int) -> None:
-    now = (year - 1970) * 31_556_952 * SECOND
-    claims = dataclasses.replace(CLAIMS, issued_at=now, expires_at=now + 600 * SECOND)
-    assert verify(sign_access_token(claims, ES256), now=now) == claims
+    begin = (year - 1970) * 31_556_952
+    text = forge({"iat": begin, "nbf": begin, "exp": begin + 600})
+    assert verify(text, now=begin * SECOND).issued_at == begin * SECOND
 
 
 # --- any input whatever ----------------------------------------------------------------------

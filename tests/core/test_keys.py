@@ -28,6 +28,7 @@ MASTER = bytes(range(32))
 MASTER_TEXT = "tkm1_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
 WRAP_KEY = bytes(range(100, 132))
 NONCE = bytes(range(12))
+P256_OID = bytes.fromhex("06082a8648ce3d030107")
 
 
 @pytest.fixture(scope="module")
@@ -267,6 +268,7 @@ def unfit(es256: keys.SigningKey, rs256: keys.SigningKey) -> dict[str, tuple[byt
         "EC for RS256": (der(es256.private), "RS256"),
         "RSA for ES256": (der(rs256.private), "ES256"),
         "P-384": (der(ec.generate_private_key(ec.SECP384R1())), "ES256"),
+        "an unknown curve": (der(es256.private).replace(P256_OID, P256_OID[:-1] + b"\x63"), "ES256"),
         "secp256k1": (der(ec.generate_private_key(ec.SECP256K1())), "ES256"),
         "Ed25519": (der(ed25519.Ed25519PrivateKey.generate()), "ES256"),
         "RSA of 2048 bits": (der(rsa.generate_private_key(65537, 2048)), "RS256"),
@@ -285,6 +287,7 @@ def unfit(es256: keys.SigningKey, rs256: keys.SigningKey) -> dict[str, tuple[byt
         "EC for RS256",
         "RSA for ES256",
         "P-384",
+        "an unknown curve",
         "secp256k1",
         "Ed25519",
         "RSA of 2048 bits",

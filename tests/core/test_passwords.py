@@ -234,7 +234,15 @@ def test_an_unusable_hash_is_not_imported(stored: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "stored", [argon2_hash(), bcrypt_hash(), pbkdf2_hash(), django_hash(), scrypt_hash(), None]
+    "stored",
+    [
+        pytest.param(argon2_hash(), id="argon2"),
+        pytest.param(bcrypt_hash(), id="bcrypt"),
+        pytest.param(pbkdf2_hash(), id="pbkdf2_sha256"),
+        pytest.param(django_hash(), id="django_pbkdf2_sha256"),
+        pytest.param(scrypt_hash(), id="scrypt"),
+        pytest.param(None, id="no such user"),
+    ],
 )
 @pytest.mark.parametrize(
     "password",
@@ -292,6 +300,10 @@ def test_a_long_password_of_an_old_bcrypt_user() -> None:
     assert HASHER.verify(long[:71], stored) == NO
 
 
+def test_a_huge_password_is_wrong_for_bcrypt_too() -> None:
+    assert HASHER.verify("x" * 1_000_000, bcrypt_hash("x" * 72)) == NO
+
+
 def test_an_unverified_tail_is_never_hashed() -> None:
     """Else a typing error behind byte 72 would become the user's password."""
     exact = ("plum orbit kettle sandal " * 4)[:72]
@@ -332,6 +344,8 @@ def refuse(
         "    lots   of   blank   space  kept ",
         "kettle\0sandal\0orbit",
         "🔑🚲🌵🧊🎻 kettle sandal",
+        "🔑🚲🌵🧊🎻🥨🪁🧵🛶🎈🐙🍄🧭🪐🦉",
+        "{]+)~<|>;(=}[:&",
         "tokenctl kettle sandal",
         "alice likes kettles",
         "x" * 14 + PASSWORD,
@@ -354,6 +368,8 @@ def test_accepted_passwords(password: str) -> None:
         pytest.param("zzzzzzzzqqqqqqqq", id="two characters"),
         pytest.param("password1234567", id="a word and digits"),
         pytest.param("Password2024!!!", id="a word, a year, marks"),
+        pytest.param("Summer1987 Winter2024", id="words and years"),
+        pytest.param("monkey dragon summer falcon ginger banana", id="common words with blanks"),
         pytest.param("P@$$w0rd-P4ssword!", id="lookalikes"),
         pytest.param("PASSWORD WELCOME", id="capitals"),
         pytest.param("iloveyousunshine", id="two common words"),
@@ -386,6 +402,11 @@ def test_common_passwords(password: str) -> None:
 
 def test_only_the_own_name_counts() -> None:
     check_new_password("smith alice smith", "bob", CHEAP)
+    assert "too common" in refuse("smith alice smith", "Alice.SMITH").message
+
+
+def test_single_letters_of_the_name_do_not_count() -> None:
+    check_new_password("aoeuaieoiaeuoiae", "a.e.i.o.u", CHEAP)
 
 
 @pytest.mark.parametrize("user_name", ["", "a", "é", "a.b", "(", "[a-z]+", "\\", "İ", "alice" * 50])

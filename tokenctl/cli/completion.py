@@ -37,7 +37,7 @@ def completion(
     run: Run, shell: Annotated[Shell, typer.Argument(metavar="SHELL", help="bash, zsh or fish.")]
 ) -> None:
     """Print the script that lets a shell complete commands and options."""
-    from tokenctl.cli.main import COMPLETE_VAR, PROGRAM  # noqa: PLC0415 - main imports this module
+    from tokenctl.cli.main import COMPLETE_VAR, PROGRAM  # here, as main imports this module
 
     with contextlib.redirect_stdout(io.StringIO()) as script:
         answer(app.build(), PROGRAM, COMPLETE_VAR, f"source_{shell}")

@@ -15,6 +15,6 @@ def config(run: Run) -> None:
     A flag wins over the environment, that over ./tokenctl.toml, that over the user's configuration
     directory, that over /etc/tokenctl.toml. Secrets are masked.
     """
-    from tokenctl.settings import describe  # noqa: PLC0415
+    from tokenctl.settings import describe
 
     run.out.rows(describe(run.loaded), COLUMNS, limit=0)

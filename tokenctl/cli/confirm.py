@@ -147,8 +147,8 @@ def _checked(data: bytes) -> str:
 
 
 def _hidden(prompt: str) -> str:
-    import getpass  # noqa: PLC0415
-    import warnings  # noqa: PLC0415
+    import getpass
+    import warnings
 
     with warnings.catch_warnings():
         # Where it cannot switch the echo off, getpass warns and shows what is typed.

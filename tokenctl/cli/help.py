@@ -54,7 +54,7 @@ def help_(
 
 
 def _exit_codes() -> list[dict[str, Any]]:
-    from tokenctl.cli.main import EXIT  # noqa: PLC0415 - main imports this module
+    from tokenctl.cli.main import EXIT  # here, as main imports this module
 
     return [
         {

@@ -22,7 +22,7 @@ import typer
 from tokenctl import errors
 
 # Importing a module of commands registers them, in this order in --help. Add yours here.
-from tokenctl.cli import completion, config, help  # noqa: A004, F401
+from tokenctl.cli import completion, config, database, help, purging, tokens, users  # noqa: A004, F401
 from tokenctl.cli.options import app
 from tokenctl.cli.output import printable
 
@@ -112,7 +112,7 @@ def _report(error: BaseException, args: Sequence[str]) -> int:
     code = next(EXIT[kind] for kind in type(error).__mro__ if kind in EXIT)
     name, message, hint, facts = _describe(error)
     if _wants_json(args):
-        import json  # noqa: PLC0415
+        import json
 
         body = {"code": name, "message": message, "hint": hint, "facts": facts}
         text = json.dumps({"error": body}, default=str)
@@ -122,7 +122,7 @@ def _report(error: BaseException, args: Sequence[str]) -> int:
             text += ("" if text.endswith((".", "?", "!")) else ".") + f" Try: {hint}"
         text = printable(text)
     if "--debug" in args and name != "usage":
-        import traceback  # noqa: PLC0415
+        import traceback
 
         trace = "".join(traceback.format_exception(error)).splitlines()
         text = "\n".join([*map(printable, trace), text])

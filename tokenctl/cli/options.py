@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Set
+from contextlib import ExitStack, closing
 from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
@@ -17,9 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from tokenctl.cli import times
 from tokenctl.cli.output import Format, Printer
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from tokenctl import TokenService
     from tokenctl.settings import Loaded, Settings
 
 _META = "tokenctl.shared"
@@ -54,9 +59,9 @@ SHARED: dict[str, Any] = {
 
 def setting(name: str) -> Any:
     """The flag of a setting, for the commands that it fits; the words are those of `settings`."""
-    from datetime import timedelta  # noqa: PLC0415
+    from datetime import timedelta
 
-    from tokenctl.settings import SETTINGS  # noqa: PLC0415
+    from tokenctl.settings import SETTINGS
 
     about = next(each for each in SETTINGS if each.name == name)
     metavar = "DURATION" if isinstance(about.default, timedelta) else "TEXT"
@@ -98,6 +103,18 @@ Limit = Annotated[
 ]
 
 
+def required_duration(text: str) -> timedelta:
+    """A duration of the command line, such as 30d or 1h30m. Raises InvalidInput."""
+    from tokenctl.settings import parse_duration
+
+    return parse_duration(text)
+
+
+def duration(text: str | None) -> timedelta | None:
+    """The same, where the option may be absent."""
+    return None if text is None else required_duration(text)
+
+
 # --- what a command gets -----------------------------------------------------------------------
 
 
@@ -116,13 +133,14 @@ class Run:
         self._actor = shared.get("actor")
         self._flags = {name: shared[name] for name in ("database", "key_file") if name in shared}
         self._flags.update(flags)
+        self._closing = ExitStack()
 
     @cached_property
     def loaded(self) -> Loaded:
         """The settings, and where each came from."""
-        from pathlib import Path  # noqa: PLC0415
+        from pathlib import Path
 
-        from tokenctl.settings import load  # noqa: PLC0415
+        from tokenctl.settings import load
 
         loaded = load(self._flags, environ=os.environ, cwd=Path.cwd())
         for warning in loaded.warnings:
@@ -134,6 +152,24 @@ class Run:
         return self.loaded.settings
 
     @cached_property
+    def service(self) -> TokenService:
+        """The service on the database of the settings; closed when the command ends."""
+        from tokenctl import TokenService
+
+        service = TokenService(self.settings, actor=self.actor)
+        self._closing.callback(service.close)
+        if service.is_sample:
+            self.out.note(
+                "this is the sample database: its clock stands at "
+                f"{times.show_utc(service.now())}, and its key is public"
+            )
+        return service
+
+    def close(self) -> None:
+        """Give back what the run opened."""
+        self._closing.close()
+
+    @cached_property
     def actor(self) -> str:
         """Who does this, for the audit log. The OS user is asked by number: $USER is anybody's to set."""
         return self._actor or os.environ.get("TOKENCTL_ACTOR") or _os_user()
@@ -141,7 +177,7 @@ class Run:
 
 def _os_user() -> str:
     try:
-        import pwd  # noqa: PLC0415
+        import pwd
 
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -179,7 +215,8 @@ class Entry(NamedTuple):
             given = _merge(ctx, {key: values.pop(key) for key in shared})
             flags = {key: values.pop(key) for key in self.settings}
             run = Run(ctx, given, {key: value for key, value in flags.items() if value is not None})
-            return function(run, **values)
+            with closing(run):
+                return function(run, **values)
 
         _sign(call, own, {key: setting(key) for key in self.settings} | shared)
         single = _typer()
@@ -212,7 +249,7 @@ class Menu:
 
         def call(ctx: typer.Context, **values: Any) -> None:
             if values.pop("version", False):
-                from importlib.metadata import version  # noqa: PLC0415
+                from importlib.metadata import version
 
                 typer.echo(f"tokenctl {version('tokenctl')}")
                 raise typer.Exit

@@ -171,6 +171,29 @@ class Printer:
             _print("")
         return self.rows(records, columns, total=total, limit=limit)
 
+    def expect(self, columns: Sequence[Column], needed: str | None = None) -> None:
+        """Refuse a format or a field that does not fit *before* a command acts.
+
+        `needed` names what would be lost if it were not printed: a string that is stored nowhere.
+        """
+        chosen = self._columns(columns)
+        if needed is not None and needed not in (column.name for column in chosen):
+            raise InvalidInput(
+                f"this output would not show {needed}, which cannot be shown again",
+                hint=f"--fields id,{needed}",
+            )
+
+    def summary(self, record: Record, columns: Sequence[Column], sentence: str) -> None:
+        """What a command did: one sentence for a person, the record as data."""
+        if self.format == "table" and not self.fields:
+            _print(printable(sentence))
+        else:
+            self.one(record, columns)
+
+    def flush(self) -> None:
+        """Let a reader see now what is there."""
+        sys.stdout.flush()
+
     def secret(self, value: str) -> None:
         """A token string: alone on stdout, so that it can be piped; ours, hence not escaped."""
         _print(value)
@@ -286,7 +309,7 @@ def _json_lines(records: Iterable[Record], columns: Sequence[Column]) -> int:
 
 
 def _csv(records: Iterable[Record], columns: Sequence[Column]) -> int:
-    import csv  # noqa: PLC0415
+    import csv
 
     encode = _encode()
     escape = printable if _is_terminal(sys.stdout) else str
@@ -317,7 +340,7 @@ def _data(record: Record, columns: Sequence[Column]) -> dict[str, Any]:
 
 def _encode() -> Callable[[Any], str]:
     """Plain ASCII: the same bytes in every locale, lone surrogates survive, no C1 control gets through."""
-    import json  # noqa: PLC0415
+    import json
 
     return json.JSONEncoder().encode
 
@@ -337,7 +360,7 @@ def _width(cell: str) -> int:
     """Columns of a terminal that the text takes."""
     if cell.isascii():
         return len(cell)
-    from unicodedata import combining, east_asian_width  # noqa: PLC0415
+    from unicodedata import combining, east_asian_width
 
     return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in cell)
 
@@ -386,9 +409,9 @@ def _is_terminal(stream: TextIO) -> bool:
 
 
 def _bar(what: str, total: int | None, *, plain: bool) -> Any:
-    from rich.console import Console  # noqa: PLC0415
-    from rich.markup import escape  # noqa: PLC0415
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     bar = Progress(
         TextColumn("{task.description}"),

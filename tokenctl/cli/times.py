@@ -73,7 +73,7 @@ def show_ago(instant: int, now: int) -> str:
 
 
 def _age(text: str) -> int:
-    from tokenctl.settings import parse_duration  # noqa: PLC0415 - most commands need it not
+    from tokenctl.settings import parse_duration
 
     try:
         return parse_duration(text) // timedelta(microseconds=1)

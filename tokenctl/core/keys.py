@@ -142,7 +142,7 @@ def load_signing_key(pem_or_der: bytes, algorithm: str) -> SigningKey:
     try:
         private = load(pem_or_der, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        # The cause is cut off: what OpenSSL says may quote its input.
+        # The cause is cut off, so that nothing of the file can show in a traceback.
         raise KeyUnusable(
             "this is no private key that can be read",
             hint="an unencrypted PEM or DER file, as `openssl genpkey` writes it",
@@ -181,8 +181,9 @@ def unwrap_signing_key(kid: str, algorithm: str, wrapped: bytes, wrap_key: bytes
 
 def thumbprint(jwk: Mapping[str, str]) -> str:
     """The RFC 7638 §3 thumbprint of an EC or RSA key: base64url of SHA-256, 43 characters."""
+    # The required members, in the order that §3.3 wants.
     members = ("crv", "kty", "x", "y") if jwk["kty"] == "EC" else ("e", "kty", "n")
-    canonical = json.dumps({name: jwk[name] for name in members}, separators=(",", ":"), sort_keys=True)
+    canonical = json.dumps({name: jwk[name] for name in members}, separators=(",", ":"))
     return _base64url(hashlib.sha256(canonical.encode()).digest())
 
 

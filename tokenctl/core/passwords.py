@@ -180,6 +180,7 @@ _RUNS = frozenset(
     for start in range(len(line) - _RUN + 1)
 )
 _YEAR = re.compile(r"(?:19|20)[0-9]{2}")
+_SEPARATORS = " -_.,!?"
 _LOOKALIKES = str.maketrans("@4310$5!7", "aaeiossit")
 
 
@@ -219,8 +220,7 @@ def check_new_password(password: str, user_name: str, policy: PasswordPolicy) ->
 
 
 def _is_common(password: str, user_name: str, min_length: int) -> bool:
-    # One character for one: lower() turns some letters into two, and positions must stay comparable.
-    plain = "".join(character.lower()[0] for character in password)
+    plain = password.lower()
     longest_unit = min(len(plain) // 2, min_length - 1)
     if any(plain[unit:] == plain[:-unit] for unit in range(1, longest_unit + 1)):
         return True
@@ -239,5 +239,5 @@ def _is_common(password: str, user_name: str, min_length: int) -> bool:
         run = plain[start : start + _RUN]
         if run in _RUNS or run == run[0] * _RUN:
             guessed.update(range(start, start + _RUN))
-    own = [c for at, c in enumerate(plain) if at not in guessed and c.isalnum()]
+    own = [at for at, c in enumerate(plain) if at not in guessed and c not in _SEPARATORS]
     return len(own) < _OWN_CHARACTERS

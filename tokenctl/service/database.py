@@ -28,6 +28,7 @@ from tokenctl.service.runtime import (
 from tokenctl.settings import Settings
 from tokenctl.storage import events, keys, migrate
 from tokenctl.storage.create import create, write_new_file
+from tokenctl.storage.create import upgrade as upgrade_schema
 from tokenctl.storage.engine import Connection, Storage, sqlite_path
 from tokenctl.storage.events import Event
 from tokenctl.storage.schema import SCHEMA_VERSION
@@ -124,14 +125,13 @@ def _found(settings: Settings, path: Path, key_file: Path | None) -> Initialised
 
 
 def upgrade(settings: Settings) -> tuple[str | None, str]:
-    """Bring the schema to this release's; the versions before and after. Raises NotMigrated when it is newer."""
-    storage = Storage(settings.database)
-    with closing(storage), storage.write() as connection:
-        return migrate.upgrade(connection)
+    """Bring the schema to this release's; the versions before and after. Raises NotMigrated: it is newer."""
+    with closing(Storage(settings.database)) as storage:
+        return upgrade_schema(storage.path)
 
 
 def check(settings: Settings) -> list[str]:
-    """Where the database is damaged or not as this release makes it: a sentence each, none when all is well."""
+    """Where the database is damaged or not as this release makes it: a sentence each."""
     storage = Storage(settings.database)
     with closing(storage):
         storage.check_migrated()

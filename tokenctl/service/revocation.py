@@ -7,7 +7,7 @@ transaction, in order of id, so that rotations stay fast and a second run goes o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from tokenctl.core import ids
@@ -62,7 +62,7 @@ class Preview:
     last_used_at: int | None = None
     access_exposure_until: int | None = None
     #: Selects exactly what was looked at.
-    selector: Selector = Selector()
+    selector: Selector = field(default_factory=Selector)
 
 
 # --- by id or string -------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def revoke_chunk(
 def revoke_all_of_user(
     connection: Connection, user_id: str, *, now: int, reason: str, actor: str | None
 ) -> list[tokens.Revoked]:
-    """All logins of one user, in the caller's transaction, because what revokes them must not be without it."""
+    """All logins of one user, in the caller's transaction: what ends them must not be without it."""
     selector = Selector(users=(user_id,))
     done = revoke_chunk(connection, selector, now=now, reason=reason, actor=actor)
     every = list(done)

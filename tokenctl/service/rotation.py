@@ -294,7 +294,7 @@ class _Batch:
             self._note(entry, row.user_id, now, type_, reason=reason, **facts)
 
     def _note(self, entry: _Entry, user_id: str, now: int, type_: str, *, reason: str, **facts: int) -> None:
-        """An event of this entry. A generation is no secret: without the secret and the MAC it opens nothing."""
+        """An event of this entry. A generation is no secret: it opens nothing."""
         context = entry.request.context
         data = {"generation": entry.token.generation, "user_agent": context.user_agent, **facts}
         self.events.append(

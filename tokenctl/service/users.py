@@ -38,7 +38,7 @@ _PAGE = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserChange:
-    """What a change did to a user. access_exposure_until (µs): until then access tokens of ended logins live."""
+    """What a change did to a user. access_exposure_until (µs): as in `Revocation`."""
 
     user: User
     revoked: int = 0
@@ -134,7 +134,7 @@ class UserService:
             return self._changed(users.require(connection, found.id), [])
 
     def delete(self, user: str, *, reason: str = "user deleted", actor: str | None = None) -> UserChange:
-        """Delete a user and, by cascade, every login. Each that lived leaves its event. Raises UserNotFound."""
+        """Delete a user and, by cascade, every login; each that lived leaves an event. Raises UserNotFound."""
         with self._runtime.storage.write() as connection:
             found = users.require(connection, user, lock=True)
             now = self._runtime.clock()

@@ -1,15 +1,16 @@
-"""Making a new SQLite database: whole, or not at all."""
+"""Making a new SQLite database, or a new schema in an old one: whole, or not at all."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from tokenctl.errors import DatabaseError, DatabaseExists, DatabaseFull, DatabaseReadOnly
+from tokenctl.errors import DatabaseError, DatabaseExists, DatabaseFull, DatabaseReadOnly, NotADatabase
 from tokenctl.storage import migrate
 from tokenctl.storage.engine import WRITE_TIMEOUT, Connection, sqlite_engine, translated
+from tokenctl.storage.locks import WriterQueue
 
 
 def create(path: Path, fill: Callable[[Connection], None], *, journal_mode: str = "WAL") -> None:
@@ -29,9 +30,8 @@ def create(path: Path, fill: Callable[[Connection], None], *, journal_mode: str 
         except FileExistsError:
             raise DatabaseExists(f"{path} is there already, and stays as it is") from None
         finally:
-            for name in (building, f"{building}-wal", f"{building}-shm", f"{building}-journal"):
-                with suppress(FileNotFoundError):
-                    os.unlink(name)
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                building.with_name(building.name + suffix).unlink(missing_ok=True)
 
 
 def _build(path: Path, fill: Callable[[Connection], None], journal_mode: str) -> None:
@@ -44,6 +44,27 @@ def _build(path: Path, fill: Callable[[Connection], None], journal_mode: str) ->
             raw = engine.raw_connection()
             raw.cursor().execute(f"PRAGMA journal_mode = {journal_mode}").close()
             raw.close()
+    finally:
+        engine.dispose()
+
+
+def upgrade(path: Path) -> tuple[str | None, str]:
+    """Bring a database of ours to the newest schema; the versions before and after, which may be the same.
+
+    Raises NotADatabase for a database that is not ours, and NotMigrated for one of a newer release.
+    """
+    # Foreign keys are off, since a migration that rebuilds a table of SQLite would cascade into the others.
+    engine = sqlite_engine(path, WRITE_TIMEOUT, foreign_keys=False)
+    try:
+        with translated(path), WriterQueue(path, WRITE_TIMEOUT).turn(), engine.connect() as plain:
+            connection = plain.execution_options(tokenctl_begin="BEGIN IMMEDIATE")
+            with connection.begin():
+                if migrate.current_revision(connection) is None:
+                    raise NotADatabase(f"{path} is no database of tokenctl", hint="tokenctl init, elsewhere")
+                versions = migrate.upgrade(connection)
+                if connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
+                    raise DatabaseError(f"the upgrade of {path} would leave rows that refer to nothing")
+                return versions
     finally:
         engine.dispose()
 
@@ -61,8 +82,7 @@ def write_new_file(path: Path, content: bytes) -> None:
             os.link(building, path)
             _sync_directory(path.parent)
         finally:
-            with suppress(FileNotFoundError):
-                building.unlink()
+            building.unlink(missing_ok=True)
 
 
 def _sync_directory(directory: Path) -> None:

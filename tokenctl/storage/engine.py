@@ -13,8 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection as Connection  # the type that the service passes through
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 
 from tokenctl.errors import (
     ConfigInvalid,
@@ -29,6 +28,17 @@ from tokenctl.errors import (
 from tokenctl.storage import locks
 from tokenctl.storage.migrate import current_revision
 from tokenctl.storage.schema import SCHEMA_VERSION, meta
+
+# Connection is here for the service, which passes it through and never looks inside.
+__all__ = [
+    "WRITE_TIMEOUT",
+    "Connection",
+    "StatementRefused",
+    "Storage",
+    "sqlite_engine",
+    "sqlite_path",
+    "translated",
+]
 
 #: How long a writer waits for its turn (s) before it says that the database is locked.
 WRITE_TIMEOUT = 10.0
@@ -89,7 +99,12 @@ class Storage:
                 raise NotMigrated(
                     f"the schema of {self.path} is {revision}, and this release works on {SCHEMA_VERSION}"
                 )
-            return dict(connection.execute(sa.select(meta.c.key, meta.c.value)).tuples().all())
+            return {row.key: row.value for row in connection.execute(sa.select(meta))}
+
+    def journal_mode(self) -> str:
+        """How SQLite keeps a transaction whole: `wal`, and `delete` for a sample."""
+        with self.read() as connection:
+            return str(connection.exec_driver_sql("PRAGMA journal_mode").scalar())
 
     def _turn(self) -> AbstractContextManager[None]:
         return self._queue.turn() if self.engine.dialect.name == "sqlite" else nullcontext()
@@ -111,7 +126,7 @@ def sqlite_path(database: str) -> Path:
     return Path(url.database)
 
 
-def sqlite_engine(path: Path, timeout: float) -> Engine:
+def sqlite_engine(path: Path, timeout: float, *, foreign_keys: bool = True) -> Engine:
     """An engine on a file that exists already: SQLite would make an empty one out of a misspelt name."""
     address = f"file:{quote(str(path.absolute()))}?mode=rw"
 
@@ -124,12 +139,18 @@ def sqlite_engine(path: Path, timeout: float) -> Engine:
             check_same_thread=False,
             cached_statements=512,
         )
-        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA foreign_keys = {foreign_keys:d}")
         # NORMAL would lose acknowledged commits when the power fails.
         connection.execute("PRAGMA synchronous = FULL")
         return connection
 
-    engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.QueuePool, max_overflow=-1)
+    engine = sa.create_engine(
+        "sqlite://",
+        creator=connect,
+        poolclass=sa.QueuePool,
+        max_overflow=-1,
+        hide_parameters=True,  # a value may be a password's hash, and an error may reach a log
+    )
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

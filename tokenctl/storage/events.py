@@ -77,6 +77,12 @@ def exists_since(connection: Connection, *, token_id: str, type_: str, reason: s
     return bool(connection.scalar(sa.select(found)))
 
 
+def critical_since(connection: Connection, since: int) -> list[Event]:
+    """Events that need a person, at or after `since` (µs): those with `critical` in their data."""
+    statement = sa.select(events).where(events.c.at >= since, events.c.data.contains('"critical":true'))
+    return [_event(row) for row in connection.execute(statement.order_by(events.c.id))]
+
+
 def newest(connection: Connection) -> int | None:
     """The instant of the newest event (µs)."""
     return connection.scalar(sa.select(events.c.at).order_by(events.c.id.desc()).limit(1))

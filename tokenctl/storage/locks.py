@@ -21,8 +21,8 @@ from pathlib import Path
 
 from tokenctl.errors import DatabaseError, DatabaseFull, DatabaseLocked, DatabaseMissing, DatabaseReadOnly
 
-# A blocking flock cannot be timed out, so we poll. Only the holder of the gate polls the write lock,
-# so that may be fast; the others make room for one another. Longer first delays cost throughput.
+# A blocking flock cannot be timed out, so we poll. Only the holder of the gate polls the write lock, so
+# that may be fast. The others poll the gate: more often than this costs throughput, less often fairness.
 _WRITE_POLL = 50e-6
 _GATE_POLL = 1e-3
 _LONGEST_POLL = 5e-3
@@ -35,7 +35,7 @@ class WriterQueue:
     """The queue of those who want to write to the SQLite file `database`.
 
     SQLite's own waiting starves: whoever has just committed usually wins again. Here the next one
-    waits at the write lock with the gate in its hand, so nobody is overtaken twice in a row.
+    already waits at the write lock and keeps the gate shut, so a writer that comes back is behind it.
     """
 
     def __init__(self, database: Path, timeout: float) -> None:
@@ -78,12 +78,13 @@ def exclusive(database: Path, name: str, *, wait: float = 0) -> Iterator[None]:
     database = database.resolve()
     with _opened(_lock_file(database, name), database) as fd:
         if not _take(fd, time.monotonic() + wait, _GATE_POLL):
-            pid, _, _ = os.pread(fd, 64, 0).decode("ascii", "replace").partition(" ")
+            note, _, _ = os.pread(fd, 64, 0).partition(b" ")
+            pid = int(note) if note.isdigit() else None
             seconds = max(0, int(time.time() - os.fstat(fd).st_mtime))
             raise DatabaseLocked(
                 f"a {name} is already running (pid {pid or 'unknown'}, {seconds} s)",
                 hint=f"tokenctl {name} --lock-wait 2m",
-                pid=int(pid) if pid.isdecimal() else None,
+                pid=pid,
                 seconds=seconds,
             )
         # The note is for people; a purge must be able to run on a full disk.

@@ -125,6 +125,10 @@ refresh_tokens = Table(
         name="revoked",
     ),
     CheckConstraint("context_changed IN (0, 1)", name="context_changed"),
+    CheckConstraint("coalesce(length(issued_ip), 16) = 16 AND coalesce(length(last_ip), 16) = 16", name="ip"),
+    CheckConstraint(
+        "coalesce(length(issued_device), 32) = 32 AND coalesce(length(last_device), 32) = 32", name="device"
+    ),
     # Without a rowid the row lies in its primary key: one search a rotation instead of two.
     sqlite_strict=True,
     sqlite_with_rowid=False,
@@ -145,7 +149,10 @@ events = Table(
     Column("ip", LargeBinary(16)),
     Column("reason", Text),
     Column("data", Text, nullable=False),  # a JSON object
+    CheckConstraint("coalesce(length(ip), 16) = 16", name="ip"),
     sqlite_strict=True,
+    # An id is never given twice, even when the newest events were deleted.
+    sqlite_autoincrement=True,
 )
 # What happened to one login is asked for by `inspect`, and before a refusal is noted again.
 Index(

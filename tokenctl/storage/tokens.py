@@ -451,7 +451,7 @@ def revoke_chunk(
 def next_dead(
     connection: Connection, *, after: bytes, dead_since: int, limit: int
 ) -> tuple[bytes, bytes] | None:
-    """The first and the last of the next `limit` ids that were dead already at `dead_since`; None: no more."""
+    """The first and the last of the next `limit` ids that were dead at `dead_since`; None: no more."""
     found = connection.scalars(
         sa.select(_t.id).where(_t.id > after, _dead(dead_since)).order_by(_t.id).limit(limit)
     ).all()

@@ -96,6 +96,14 @@ def upgrade() -> None:
             name="ck_refresh_tokens_revoked",
         ),
         sa.CheckConstraint("context_changed IN (0, 1)", name="ck_refresh_tokens_context_changed"),
+        sa.CheckConstraint(
+            "coalesce(length(issued_ip), 16) = 16 AND coalesce(length(last_ip), 16) = 16",
+            name="ck_refresh_tokens_ip",
+        ),
+        sa.CheckConstraint(
+            "coalesce(length(issued_device), 32) = 32 AND coalesce(length(last_device), 32) = 32",
+            name="ck_refresh_tokens_device",
+        ),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name="fk_refresh_tokens_user_id", ondelete="CASCADE"
         ),
@@ -119,7 +127,9 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text),
         sa.Column("data", sa.Text, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_events"),
+        sa.CheckConstraint("coalesce(length(ip), 16) = 16", name="ck_events_ip"),
         sqlite_strict=True,
+        sqlite_autoincrement=True,
     )
     op.create_index(
         "ix_events_token_id",

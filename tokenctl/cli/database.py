@@ -1,0 +1,150 @@
+"""The commands on the database as a whole: init, doctor, db, keys, audit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokenctl.cli import records
+from tokenctl.cli.options import Run, app, command, group
+from tokenctl.cli.output import Column, instant
+
+db = group(app, "db", "The database: upgrade, check, sample.", example="tokenctl db check")
+keys = group(app, "keys", "The keys that sign access tokens.", example="tokenctl keys list")
+audit = group(app, "audit", "The audit log.", example="tokenctl audit tail")
+
+_INITIALISED = [Column(name) for name in ("database", "kid", "schema", "key_file", "created")]
+
+
+@command(
+    app,
+    "init",
+    example="tokenctl init\ntokenctl init --database /var/lib/tokenctl/tokens.db",
+    settings=("algorithm",),
+)
+def init(run: Run) -> None:
+    """Make a database and its master key. What is there already is left as it is."""
+    from tokenctl import initialise
+
+    run.out.expect(_INITIALISED)
+    done = initialise(run.settings, actor=run.actor)
+    record = {
+        "database": str(done.database),
+        "kid": done.kid,
+        "schema": done.schema,
+        "key_file": done.key_file and str(done.key_file),
+        "created": done.created,
+    }
+    key = record["key_file"] or "given by TOKENCTL_MASTER_KEY"
+    card = [
+        ("database", f"{done.database} ({'created' if done.created else 'was there, unchanged'})"),
+        ("master key", f"{key}; keep a copy apart from the database: losing it ends every login"),
+        ("signing key", done.kid),
+        ("next", "tokenctl create-user NAME"),
+    ]
+    run.out.one(record, _INITIALISED, card=card)
+
+
+_CHECKS = [
+    Column("ok", " ", show=lambda ok: "✓" if ok else "✗"),
+    Column("check"),
+    Column("detail", "what"),
+    Column("fix"),
+]
+
+
+@command(app, "doctor", example="tokenctl doctor\ntokenctl doctor --json | jq '.[] | select(.ok | not)'")
+def doctor(run: Run) -> int:
+    """Check that everything is in order, and say what to do where it is not. Exits 7 on a finding."""
+    from tokenctl.service.doctor import examine
+
+    run.out.expect(_CHECKS)
+    checks = examine(run.settings)
+    rows = (
+        {"check": each.check, "ok": each.ok, "detail": each.detail, "fix": "" if each.ok else each.fix}
+        for each in checks
+    )
+    run.out.rows(rows, _CHECKS, limit=0)
+    return 0 if all(each.ok for each in checks) else 7
+
+
+@command(db, "upgrade", example="tokenctl db upgrade")
+def upgrade(run: Run) -> None:
+    """Bring the schema to the one of this release."""
+    from tokenctl.service.database import upgrade
+
+    columns = [Column("before"), Column("after")]
+    run.out.expect(columns)
+    before, after = upgrade(run.settings)
+    sentence = f"the schema is {after} already" if before == after else f"upgraded from {before} to {after}"
+    run.out.summary({"before": before, "after": after}, columns, sentence)
+
+
+@command(db, "check", example="tokenctl db check")
+def check(run: Run) -> int:
+    """Look for damage and for differences to the schema of this release. Exits 7 on a finding.
+
+    It reads the whole database, which may take a while.
+    """
+    from tokenctl.service.database import check
+
+    columns = [Column("finding")]
+    run.out.expect(columns)
+    with run.out.progress("checking"):
+        findings = check(run.settings)
+    if findings or run.out.format != "table":
+        run.out.rows(({"finding": each} for each in findings), columns, limit=0)
+    else:
+        run.out.note("no damage, and the schema is this release's")
+    return 7 if findings else 0
+
+
+@command(db, "sample", example="tokenctl db sample playground.db")
+def sample(run: Run, path: Annotated[Path, typer.Argument(metavar="PATH", help="Where to make it.")]) -> None:
+    """Make the sample database: users, tokens in every state, and a night in which something happened.
+
+    It is the same every time. Its master key is public, so keep no real login in it.
+    """
+    from tokenctl.service.sample import build_sample
+
+    build_sample(path)
+    run.out.note(f"made {path}; try: tokenctl list --all --database {path}")
+
+
+_KEYS = [
+    Column("kid"),
+    Column("algorithm"),
+    Column("state"),
+    instant("created_at", "created"),
+    instant("retired_at", "retired"),
+]
+
+
+@command(keys, "list", example="tokenctl keys list --json")
+def list_keys(run: Run) -> None:
+    """List the signing keys, the newest first. Private halves are never shown."""
+    rows = (
+        {
+            "kid": key.kid,
+            "algorithm": key.algorithm,
+            "state": "signing" if key.retired_at is None else "retired",
+            "created_at": key.created_at,
+            "retired_at": key.retired_at,
+        }
+        for key in run.service.keys.list()
+    )
+    run.out.rows(rows, _KEYS, limit=0)
+
+
+@command(audit, "tail", example="tokenctl audit tail -n 50\ntokenctl audit tail -o jsonl | jq .type")
+def tail(
+    run: Run,
+    number: Annotated[
+        int, typer.Option("--number", "-n", metavar="N", min=1, max=100_000, help="How many.")
+    ] = 20,
+) -> None:
+    """Show the newest events, the newest last."""
+    rows = (records.event(event) for event in run.service.audit.tail(number))
+    run.out.rows(rows, records.EVENT_COLUMNS, limit=0)

@@ -1,0 +1,116 @@
+"""The doctor: is everything in order for the next night, and what to do where it is not. Changes nothing."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenctl.errors import TokenctlError
+from tokenctl.service.runtime import Clock, Runtime, key_path, micros
+from tokenctl.settings import Settings, format_duration
+from tokenctl.storage import events, tokens
+from tokenctl.storage.engine import Storage, sqlite_path
+from tokenctl.storage.keys import SAMPLE_CLOCK
+
+_DAY = 86_400_000_000
+_LOOK_BACK = 7 * _DAY
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One question and its answer; `fix` says what to do when it is not ok."""
+
+    check: str
+    ok: bool
+    detail: str
+    fix: str = ""
+
+
+def examine(settings: Settings, *, clock: Clock | None = None) -> list[Check]:
+    """Every check that can be made, in order; where the database is not usable, only those before it."""
+    checks: list[Check] = []
+    try:
+        path = sqlite_path(settings.database)
+        runtime = Runtime.open(settings, clock=clock, entropy=None, actor="doctor")
+    except TokenctlError as error:
+        return [*checks, Check("database", ok=False, detail=error.message, fix=error.hint)]
+    try:
+        checks.append(Check("database", ok=True, detail=f"{path} is migrated"))
+        checks += _master_key(runtime, path)
+        checks.append(_attempt("signing key", lambda: f"signs with {runtime.signing_key.kid}"))
+        checks.append(_journal(runtime.storage, sample=SAMPLE_CLOCK in runtime.meta))
+        checks.append(_critical_events(runtime))
+        checks.append(_purged(runtime))
+    finally:
+        runtime.storage.close()
+    return checks
+
+
+def _attempt(check: str, answer: Callable[[], str]) -> Check:
+    try:
+        return Check(check, ok=True, detail=answer())
+    except TokenctlError as error:
+        return Check(check, ok=False, detail=error.message, fix=error.hint)
+
+
+def _master_key(runtime: Runtime, database: Path) -> Iterator[Check]:
+    if runtime.is_sample:
+        yield Check(
+            "master key",
+            ok=True,
+            detail="this is the sample database: its key is public, so trust none of its tokens; "
+            "its clock stands still between commands",
+        )
+        return
+    yield _attempt("master key", lambda: f"{runtime.key_source} fits" if runtime.keys else "")
+    file = key_path(runtime.settings, database)
+    if runtime.settings.master_key is None and file.is_file():
+        mode = stat.S_IMODE(file.stat().st_mode)
+        yield Check(
+            "key file",
+            ok=not mode & 0o077,
+            detail=f"{file} has mode {mode:04o}; keep a copy apart from the database: "
+            "losing it ends every login",
+            fix=f"chmod 600 {file}",
+        )
+
+
+def _journal(storage: Storage, *, sample: bool) -> Check:
+    mode = storage.journal_mode()
+    return Check(
+        "journal",
+        ok=sample or mode == "wal",
+        detail=f"journal mode {mode}",
+        fix=f"sqlite3 {storage.path} 'PRAGMA journal_mode = WAL'",
+    )
+
+
+def _critical_events(runtime: Runtime) -> Check:
+    """An older database than its tokens, or a wrong clock: both need a person."""
+    since = runtime.clock() - _LOOK_BACK
+    with runtime.storage.read() as connection:
+        found = events.critical_since(connection, since)
+    kinds = ", ".join(sorted({event.type for event in found}))
+    return Check(
+        "alarms",
+        ok=not found,
+        detail=f"{len(found)} critical in 7 days ({kinds})" if found else "none critical in 7 days",
+        fix="tokenctl audit tail",
+    )
+
+
+def _purged(runtime: Runtime) -> Check:
+    """Whether the purge keeps up: dead rows of twice the retention mean that nobody runs it."""
+    retention = runtime.settings.purge_retention
+    with runtime.storage.read() as connection:
+        late = tokens.count_dead(connection, dead_since=runtime.clock() - 2 * micros(retention) - _DAY)
+    return Check(
+        "purge",
+        ok=not late,
+        detail=f"{late:,} rows dead for more than twice the retention of {format_duration(retention)}"
+        if late
+        else "nothing is overdue",
+        fix="tokenctl purge, every night from cron",
+    )
