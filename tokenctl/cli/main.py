@@ -21,12 +21,18 @@ import typer
 
 from tokenctl import errors
 
-# Importing a module of commands registers them, in this order in --help. Add yours here.
+# Importing a module of commands registers them. Add yours here, and its commands to ORDER.
 from tokenctl.cli import completion, config, database, help, purging, tokens, users  # noqa: A004, F401
 from tokenctl.cli.options import app
 from tokenctl.cli.output import printable
 
 PROGRAM = "tokenctl"
+
+# The commands as --help lists them: what is needed first, and most, comes first.
+ORDER = (
+    "init", "doctor", "create-user", "issue", "list", "inspect", "rotate", "revoke", "purge",
+    "user", "client", "keys", "audit", "db", "config", "completion", "help",
+)  # fmt: skip
 COMPLETE_VAR = "_TOKENCTL_COMPLETE"
 
 
@@ -92,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(args: list[str]) -> int:
     """Without `standalone_mode`, and without `app()`: those answer a closed pipe and Ctrl-C by themselves."""
+    app.arrange(ORDER)
     group = app.build()
     if instruction := os.environ.get(COMPLETE_VAR):
         return completion.answer(group, PROGRAM, COMPLETE_VAR, instruction)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack, closing
 from enum import StrEnum
 from functools import cached_property
@@ -161,7 +161,7 @@ class Run:
         if service.is_sample:
             self.out.note(
                 "this is the sample database: its clock stands at "
-                f"{times.show_utc(service.now())}, and its key is public"
+                f"{times.show_local(service.now())}, and its key is public"
             )
         return service
 
@@ -243,6 +243,11 @@ class Menu:
         self.help = help
         self.example = example
         self.entries: dict[str, Entry | Menu] = {}
+
+    def arrange(self, order: Sequence[str]) -> None:
+        """List the commands in that order; what it does not name comes last."""
+        named = {name: self.entries[name] for name in order}
+        self.entries = named | self.entries
 
     def build(self, name: str | None = None) -> Any:
         """The `TyperGroup` (of a class of typer's vendored click, which has no public name)."""

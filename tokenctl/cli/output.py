@@ -78,6 +78,12 @@ def text(value: Any) -> str:
     return str(value)
 
 
+def amount(number: int, noun: str) -> str:
+    """`1 batch`, `1,204 batches`."""
+    ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{number:,} {noun}{ending}"
+
+
 def printable(line: str) -> str:
     r"""`line` with what is no visible character written as `\x1b`: controls, newlines, bidi marks."""
     if line.isprintable():

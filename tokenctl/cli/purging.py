@@ -12,7 +12,7 @@ import typer
 
 from tokenctl.cli import options
 from tokenctl.cli.options import Run, app, command
-from tokenctl.cli.output import Column, instant
+from tokenctl.cli.output import Column, amount, instant
 
 _SUMMARY = [
     Column("purged"),
@@ -44,6 +44,7 @@ class _Stop:
 )
 def purge(
     run: Run,
+    *,
     retention: Annotated[
         str | None,
         typer.Option("--retention", metavar="DURATION", help="Keep what died within this; default 7d."),
@@ -85,7 +86,7 @@ def purge(
 def _sentence(record: dict[str, Any]) -> str:
     if record["dry_run"]:
         return f"would purge {record['purged']:,} · {record['seconds']:.1f} s"
-    batches = f"{record['batches']:,} batch{'es' if record['batches'] != 1 else ''}"
+    batches = amount(record["batches"], "batch")
     left = "" if record["complete"] else " · stopped early, the next run goes on"
     return f"purged {record['purged']:,} in {batches}, {record['seconds']:.1f} s{left}"
 

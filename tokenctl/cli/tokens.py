@@ -11,7 +11,7 @@ import typer
 from tokenctl.cli import options, records, times
 from tokenctl.cli.confirm import confirm, read_lines, read_token
 from tokenctl.cli.options import Run, app, command
-from tokenctl.cli.output import Column, instant
+from tokenctl.cli.output import Column, amount, instant
 from tokenctl.errors import EmptySelector, InvalidInput, OverMax
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ _ISSUED = [
 )
 def issue(
     run: Run,
+    *,
     user: Annotated[str, typer.Option("--user", metavar="NAME", help="Whose login it is.")],
     client: Annotated[
         str, typer.Option("--client", metavar="ID", help="The client of the login.")
@@ -96,6 +97,7 @@ def _show_string(run: Run, record: dict[str, Any], columns: list[Column]) -> Non
 )
 def list_(
     run: Run,
+    *,
     user: options.Users = None,
     client: options.Clients = None,
     state: options.States = None,
@@ -327,6 +329,7 @@ def revoke(
     target: Annotated[
         list[str] | None, typer.Argument(metavar="[ID…|-]", help="Ids; or - for ids and strings on stdin.")
     ] = None,
+    *,
     user: options.Users = None,
     client: options.Clients = None,
     state: options.States = None,
@@ -351,7 +354,7 @@ def revoke(
     )
     if max_ is not None and seen.tokens > max_:
         raise OverMax(
-            f"{seen.tokens:,} live tokens match, and --max is {max_:,}; nothing was done",
+            f"{amount(seen.tokens, 'live refresh token')} match, and --max is {max_:,}; nothing was done",
             hint="look at them with --dry-run",
             tokens=seen.tokens,
             users=seen.users,
@@ -359,7 +362,7 @@ def revoke(
     if dry_run:
         return _show_preview(run, seen)
     confirm(
-        f"revoke {seen.tokens:,} live refresh tokens of {seen.users:,} users",
+        f"revoke {amount(seen.tokens, 'live refresh token')} of {amount(seen.users, 'user')}",
         tokens=seen.tokens,
         users=seen.users,
         everything=everything,
@@ -411,7 +414,7 @@ def _show_preview(run: Run, seen: Preview) -> int:
     }
     now = run.service.now()
     last = f", last used {times.show_ago(seen.last_used_at, now)}" if seen.last_used_at else ""
-    would = f"{seen.tokens:,} live tokens of {seen.users:,} users{last}"
+    would = f"{amount(seen.tokens, 'live refresh token')} of {amount(seen.users, 'user')}{last}"
     card = [("would revoke", would), *_counts(seen), *_exposure(seen.access_exposure_until)]
     run.out.object_with_rows(head, "tokens", _alive(run, seen, now), records.token_columns(now), card=card)
     return _exit_code(seen, found=seen.tokens + seen.already_dead)

@@ -10,7 +10,7 @@ import typer
 from tokenctl.cli import options, records, times
 from tokenctl.cli.confirm import confirm, read_secret
 from tokenctl.cli.options import Run, app, command, group
-from tokenctl.cli.output import Column, instant
+from tokenctl.cli.output import Column, amount, instant
 
 if TYPE_CHECKING:
     from tokenctl.service.users import UserChange
@@ -101,6 +101,7 @@ def show(run: Run, name: Annotated[str, _NAME]) -> None:
 def disable(
     run: Run,
     name: Annotated[str, _NAME],
+    *,
     for_: Annotated[
         str | None,
         typer.Option("--for", metavar="DURATION", help="Only for so long: nothing is revoked."),
@@ -129,6 +130,7 @@ def enable(run: Run, name: Annotated[str, _NAME]) -> None:
 def delete(
     run: Run,
     name: Annotated[str, _NAME],
+    *,
     reason: options.Reason = None,
     yes: options.Yes = False,
     number: options.Confirm = None,
@@ -144,6 +146,7 @@ def delete(
 def passwd(
     run: Run,
     name: Annotated[str, _NAME],
+    *,
     password_stdin: Annotated[bool, _PASSWORD_STDIN] = False,
     password_file: Annotated[Path | None, _PASSWORD_FILE] = None,
     reason: options.Reason = None,
@@ -164,7 +167,7 @@ def _confirm(run: Run, name: str, verb: str, *, yes: bool, number: int | None, a
 
     user = run.service.users.get(name)
     seen = run.service.preview(Selector(users=(user.id,)))
-    what = f"{verb} {user.name}, which ends {seen.tokens:,} live refresh tokens"
+    what = f"{verb} {user.name}, which ends {amount(seen.tokens, 'live refresh token')}"
     confirm(what, tokens=max(seen.tokens, int(always)), users=1, yes=yes, number=number)
 
 
