@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import CHEAP, START, Clock
+from tests.conftest import CHEAP, MASTER_KEY, START, Clock
 from tests.service import DAY, SECOND, add_logins, dump, event_types, login_row, run_sql, statements
 from tests.service.test_rotate import MALFORMED, forged
 from tokenctl import Context, Selector, SelectState, Settings, State, TokenPair, TokenService
-from tokenctl.core.keys import format_master_key
+from tokenctl.core.keys import derive_keys, format_master_key
 from tokenctl.core.rotation import Verdict
 from tokenctl.core.token_string import mint, parse_unverified
 from tokenctl.errors import (
@@ -34,6 +34,7 @@ from tokenctl.errors import (
     UserNotFound,
     WrongPassword,
 )
+from tokenctl.settings import Secret
 from tokenctl.storage.users import User
 
 TICK = timedelta(microseconds=1)
@@ -54,9 +55,6 @@ def pair(service: TokenService, ada: User) -> TokenPair:
 def made_up(pair: TokenPair) -> str:
     """A string with our MAC for a login that never was."""
     token = parse_unverified(pair.refresh_token)
-    from tests.conftest import MASTER_KEY
-    from tokenctl.core.keys import derive_keys
-
     return mint(bytes(16), 0, token.secret, derive_keys(MASTER_KEY).mac)
 
 
@@ -417,7 +415,7 @@ class TestManyRows:
         assert service.preview(Selector(everything=True)).tokens == 0
         assert event_types(settings).count("token.revoke") == 2000
 
-    def test_a_stop_after_the_last_row_leaves_it_complete(
+    def test_a_stop_after_the_last_row_leaves_nothing_to_do(
         self, service: TokenService, settings: Settings, ids: list[str]
     ) -> None:
         def stop() -> bool:
@@ -704,9 +702,6 @@ class TestWithoutTheMasterKey:
     def test_a_key_from_elsewhere_is_as_good(
         self, service: TokenService, bare: TokenService, pair: TokenPair, settings: Settings, clock: Clock
     ) -> None:
-        from tests.conftest import MASTER_KEY
-        from tokenctl.settings import Secret
-
         with bare, pytest.raises(KeyMissing):
             bare.issue("ada")
         given = replace(settings, master_key=Secret(format_master_key(MASTER_KEY)))

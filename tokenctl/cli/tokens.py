@@ -231,7 +231,8 @@ def _card(found: Inspection) -> Iterator[tuple[str, str]]:
     yield "user", f"{row.user_name} ({row.user_id})"
     yield "client", row.client_id
     yield "scope", row.scope or "-"
-    yield "state", f"{found.state}: {_why(found)}"
+    yield "state", str(found.state)
+    yield "why", _why(found)
     yield "generation", str(row.generation)
     yield "issued", f"{_at(row.created_at)} {_where(row.issued)}"
     yield "last used", f"{_at(row.rotated_at)} {_where(row.last)}"
@@ -269,7 +270,7 @@ _REISSUED = [Column("id"), Column("refresh_token"), instant("expires_at"), insta
     app,
     "rotate",
     example="tokenctl rotate - < token.txt > next.txt\ntokenctl rotate rt_01a2070c17097d77944c7d0f55441a4a",
-    settings=("grace", "access_ttl", "issuer", "audience"),
+    settings=("grace", "foreign_retry", "access_ttl", "issuer", "audience"),
 )
 def rotate(
     run: Run,
@@ -354,7 +355,7 @@ def revoke(
     )
     if max_ is not None and seen.tokens > max_:
         raise OverMax(
-            f"{amount(seen.tokens, 'live refresh token')} match, and --max is {max_:,}; nothing was done",
+            f"{amount(seen.tokens, 'refresh token')} match, and --max is {max_:,}; nothing was done",
             hint="look at them with --dry-run",
             tokens=seen.tokens,
             users=seen.users,
@@ -362,7 +363,7 @@ def revoke(
     if dry_run:
         return _show_preview(run, seen)
     confirm(
-        f"revoke {amount(seen.tokens, 'live refresh token')} of {amount(seen.users, 'user')}",
+        f"revoke {amount(seen.tokens, 'refresh token')} of {amount(seen.users, 'user')}",
         tokens=seen.tokens,
         users=seen.users,
         everything=everything,
@@ -414,7 +415,7 @@ def _show_preview(run: Run, seen: Preview) -> int:
     }
     now = run.service.now()
     last = f", last used {times.show_ago(seen.last_used_at, now)}" if seen.last_used_at else ""
-    would = f"{amount(seen.tokens, 'live refresh token')} of {amount(seen.users, 'user')}{last}"
+    would = f"{amount(seen.tokens, 'refresh token')} of {amount(seen.users, 'user')}{last}"
     card = [("would revoke", would), *_counts(seen), *_exposure(seen.access_exposure_until)]
     run.out.object_with_rows(head, "tokens", _alive(run, seen, now), records.token_columns(now), card=card)
     return _exit_code(seen, found=seen.tokens + seen.already_dead)

@@ -167,7 +167,7 @@ def _confirm(run: Run, name: str, verb: str, *, yes: bool, number: int | None, a
 
     user = run.service.users.get(name)
     seen = run.service.preview(Selector(users=(user.id,)))
-    what = f"{verb} {user.name}, which ends {amount(seen.tokens, 'live refresh token')}"
+    what = f"{verb} {user.name}, which ends {amount(seen.tokens, 'refresh token')}"
     confirm(what, tokens=max(seen.tokens, int(always)), users=1, yes=yes, number=number)
 
 
@@ -180,7 +180,7 @@ def _show_change(run: Run, done: UserChange, verb: str) -> None:
         "access_exposure_until": done.access_exposure_until,
     }
     parts = [f"{verb} {done.user.name}"]
-    if done.user.disabled_until is not None:
+    if verb == "disabled" and done.user.disabled_until is not None:
         parts[0] += f" until {times.show_local(done.user.disabled_until)}, and revoked nothing"
     if done.revoked:
         parts.append(f"revoked {done.revoked:,}")

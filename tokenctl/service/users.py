@@ -134,7 +134,7 @@ class UserService:
             return self._changed(users.require(connection, found.id), [])
 
     def delete(self, user: str, *, reason: str = "user deleted", actor: str | None = None) -> UserChange:
-        """Delete a user and, by cascade, every login; those that lived leave an event. Raises UserNotFound."""
+        """Delete a user and, by cascade, every login; each alive leaves an event. Raises UserNotFound."""
         with self._runtime.storage.write() as connection:
             found = users.require(connection, user, lock=True)
             now = self._runtime.clock()

@@ -1,0 +1,428 @@
+"""Purging: what is dead for long enough, all of it, and nothing else."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from tests.conftest import CHEAP, START, Clock
+from tests.service import DAY, SECOND, add_logins, dump, event_types, login_row, run_sql, statements
+from tokenctl import Selector, Settings, State, TokenPair, TokenService
+from tokenctl.errors import ClockSuspect, DatabaseLocked, InvalidInput, TokenNotFound, TokenRefused
+from tokenctl.storage.users import User
+
+TICK = timedelta(microseconds=1)
+WEEK = timedelta(days=7)
+EVERYTHING = Selector(everything=True)
+
+
+@pytest.fixture
+def ada(service: TokenService) -> User:
+    return service.create_user("ada")
+
+
+def dead_rows(ada: User, count: int, first: int = 1) -> list[dict[str, Any]]:
+    """Revoked eight days before START."""
+    return [
+        login_row(
+            i,
+            ada.id,
+            created_at=START - 9 * DAY,
+            rotated_at=START - 9 * DAY,
+            revoked_at=START - 8 * DAY,
+            revoked_reason="x",
+        )
+        for i in range(first, first + count)
+    ]
+
+
+def left(service: TokenService) -> set[str]:
+    return {row.id for row in service.list(EVERYTHING)}
+
+
+class TestRetention:
+    @pytest.mark.parametrize(
+        "columns",
+        [
+            pytest.param({"revoked_at": START, "revoked_reason": "x"}, id="revoked"),
+            pytest.param({"revoked_at": START, "revoked_reason": "reuse"}, id="reused"),
+            pytest.param({"expires_at": START}, id="expired"),
+            pytest.param({"rotated_at": START - 14 * DAY}, id="idle"),
+            pytest.param({"rotated_at": START - 14 * DAY, "expires_at": START + DAY}, id="idle, then expired"),
+            pytest.param(
+                {"revoked_at": START + 3 * DAY, "revoked_reason": "x", "expires_at": START},
+                id="expired, then revoked",
+            ),
+        ],
+    )
+    def test_ends_on_the_microsecond(
+        self, service: TokenService, settings: Settings, ada: User, clock: Clock, columns: dict[str, Any]
+    ) -> None:
+        row = login_row(1, ada.id, created_at=START - 20 * DAY, idle_ttl=14 * DAY)
+        add_logins(settings, [{**row, **columns}])
+        clock.advance(WEEK - TICK)
+        assert service.purge().purged == 0
+        clock.advance(TICK)
+        assert service.purge().purged == 1
+        assert left(service) == set()
+
+    @pytest.mark.parametrize(
+        "columns",
+        [
+            pytest.param({}, id="live"),
+            pytest.param({"idle_ttl": None, "rotated_at": START - 29 * DAY}, id="no idle life"),
+            pytest.param({"expires_at": START + 1}, id="about to expire"),
+            pytest.param({"created_at": 1, "rotated_at": START}, id="blocked by a cut-off"),
+        ],
+    )
+    def test_of_nothing_keeps_what_is_not_dead(
+        self, service: TokenService, settings: Settings, ada: User, columns: dict[str, Any]
+    ) -> None:
+        run_sql(settings, "UPDATE realm SET not_before = 1")
+        ids = add_logins(settings, [login_row(1, ada.id, **columns)])
+        assert service.purge(retention=timedelta(0)).purged == 0
+        assert left(service) == set(ids)
+
+    def test_of_nothing_deletes_what_died_just_now(self, service: TokenService, ada: User) -> None:
+        pair = service.issue("ada")
+        service.revoke([pair.token_id], reason="x")
+        assert service.purge(retention=timedelta(0)).purged == 1
+
+    def test_the_evidence_of_a_reuse_lives_that_long(
+        self, service: TokenService, ada: User, clock: Clock
+    ) -> None:
+        pair = service.issue("ada")
+        service.rotate(pair.refresh_token)
+        clock.advance(timedelta(minutes=1))
+        with pytest.raises(TokenRefused):
+            service.rotate(pair.refresh_token)
+        clock.advance(WEEK - TICK)
+        service.purge()
+        found = service.inspect(pair.token_id)
+        assert (found.state, found.token.revoked_reason) == (State.REVOKED, "reuse")
+        clock.advance(TICK)
+        assert service.purge().purged == 1
+        with pytest.raises(TokenNotFound):
+            service.inspect(pair.token_id)
+        events = [event for event in service.audit.tail(100) if event.token_id == pair.token_id]
+        assert [event.type for event in events] == ["token.issue", "token.reuse"]
+
+    def test_takes_the_setting_unless_told(self, service: TokenService, ada: User, clock: Clock) -> None:
+        pair = service.issue("ada")
+        service.revoke([pair.token_id], reason="x")
+        clock.advance(timedelta(hours=1))
+        assert service.purge().purged == 0
+        assert service.purge(retention=timedelta(hours=1)).purged == 1
+
+    def test_a_purged_string_is_refused_like_any_other(
+        self, service: TokenService, ada: User, clock: Clock
+    ) -> None:
+        pair = service.issue("ada", ttl=timedelta(hours=1))
+        clock.advance(timedelta(days=8))
+        service.purge(force=True)
+        with pytest.raises(TokenRefused) as caught:
+            service.rotate(pair.refresh_token)
+        assert caught.value.reason == "not_found"
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            pytest.param({"retention": -TICK}, id="negative retention"),
+            pytest.param({"batch": 0}, id="no batch"),
+            pytest.param({"batch": -1}, id="negative batch"),
+        ],
+    )
+    def test_refuses(
+        self, service: TokenService, settings: Settings, ada: User, options: dict[str, Any]
+    ) -> None:
+        before = dump(settings)
+        with pytest.raises(InvalidInput):
+            service.purge(**options)
+        assert dump(settings) == before
+
+
+YEAR = 365 * DAY
+near = st.integers(-40 * DAY, 40 * DAY) | st.sampled_from([-7 * DAY - 1, -7 * DAY, -7 * DAY + 1, -1, 0, 1])
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Up to eight logins with instants around START, as the rules allow them."""
+    found = []
+    for number in range(1, draw(st.integers(1, 8)) + 1):
+        created_at = START - draw(st.integers(1, 80 * DAY))
+        revoked = draw(st.none() | st.integers(0, 60 * DAY))
+        found.append(
+            {
+                "number": number,
+                "created_at": created_at,
+                "rotated_at": draw(st.integers(created_at, START)),
+                "expires_at": max(created_at + 1, START + draw(near)),
+                "idle_ttl": draw(st.none() | st.integers(1, 90 * DAY)),
+                "revoked_at": None if revoked is None else START - revoked,
+                "revoked_reason": None if revoked is None else "x",
+            }
+        )
+    return found
+
+
+def died_at(row: dict[str, Any]) -> int:
+    """When the row died, or will."""
+    ends = [row["expires_at"], row["revoked_at"]]
+    if row["idle_ttl"] is not None:
+        ends.append(row["rotated_at"] + row["idle_ttl"])
+    return min(end for end in ends if end is not None)
+
+
+class TestNeverALiveRow:
+    @given(
+        rows=rows(),
+        # The clock is wrong by up to a year either way, and mostly by about as much as is let pass.
+        wrong_by=st.integers(-YEAR, YEAR) | st.integers(-10 * DAY, 10 * DAY) | st.just(0),
+        retention=st.integers(1, 30).map(lambda days: days * DAY),
+        batch=st.integers(1, 5),
+    )
+    @hypothesis_settings(
+        max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
+    def test_whatever_the_clock_says(
+        self,
+        service: TokenService,
+        settings: Settings,
+        clock: Clock,
+        rows: list[dict[str, Any]],
+        wrong_by: int,
+        retention: int,
+        batch: int,
+    ) -> None:
+        clock.now = START
+        run_sql(settings, "DELETE FROM users")
+        run_sql(settings, "DELETE FROM events")
+        user = service.create_user("ada")  # the newest write: at START
+        ids = add_logins(settings, [login_row(user_id=user.id, **row) for row in rows])
+        clock.now = START + wrong_by
+        expected = {
+            id_ for id_, row in zip(ids, rows, strict=True) if died_at(row) > START + wrong_by - retention
+        }
+        try:
+            report = service.purge(retention=timedelta(microseconds=retention), batch=batch)
+        except ClockSuspect:
+            assert wrong_by > max(retention, DAY)
+            assert left(service) == set(ids)
+            return
+        assert wrong_by <= max(retention, DAY)
+        assert left(service) == expected
+        assert (report.purged, report.complete) == (len(ids) - len(expected), True)
+        alive = {id_ for id_, row in zip(ids, rows, strict=True) if died_at(row) > START}
+        assert alive <= left(service)
+
+
+class TestBatches:
+    @pytest.mark.parametrize(
+        ("batch", "batches"), [(1, 10), (3, 4), (10, 1), (1000, 1)], ids=["one", "three", "all", "more"]
+    )
+    def test_are_as_large_as_told(
+        self, service: TokenService, settings: Settings, ada: User, batch: int, batches: int
+    ) -> None:
+        add_logins(settings, dead_rows(ada, 10))
+        with statements(service) as sent:
+            report = service.purge(batch=batch)
+        assert (report.purged, report.batches, report.complete) == (10, batches, True)
+        assert sent.count("BEGIN IMMEDIATE") == batches + 1  # and the record of the run
+
+    def test_skip_the_living_between_the_dead(
+        self, service: TokenService, settings: Settings, ada: User
+    ) -> None:
+        living = add_logins(settings, [login_row(i, ada.id) for i in range(1, 40, 2)])
+        add_logins(settings, [dead_rows(ada, 1, i)[0] for i in range(2, 41, 2)])
+        assert service.purge(batch=7).purged == 20
+        assert left(service) == set(living)
+
+    def test_a_login_that_comes_alive_between_search_and_deletion_is_kept(
+        self, service: TokenService, settings: Settings, ada: User, clock: Clock
+    ) -> None:
+        """Deleting judges again: here a row between two dead ones is live by the time it is its turn."""
+        dead = add_logins(settings, dead_rows(ada, 6))
+
+        def revive(done: int, total: int) -> None:
+            if done == 2:
+                run_sql(
+                    settings,
+                    "UPDATE refresh_tokens SET revoked_at = NULL, revoked_reason = NULL, rotated_at = ?"
+                    " WHERE hex(id) LIKE '%05'",
+                    START,
+                )
+
+        assert service.purge(batch=2, progress=revive).purged == 5
+        assert left(service) == {dead[4]}
+
+    def test_report_their_progress(self, service: TokenService, settings: Settings, ada: User) -> None:
+        add_logins(settings, dead_rows(ada, 10))
+        seen: list[tuple[int, int]] = []
+        service.purge(batch=4, progress=lambda done, total: seen.append((done, total)))
+        assert seen == [(0, 10), (4, 10), (8, 10), (10, 10)]
+
+    def test_stop_when_told_and_go_on_in_the_next_run(
+        self, service: TokenService, settings: Settings, ada: User
+    ) -> None:
+        add_logins(settings, dead_rows(ada, 10))
+        asked: list[None] = []
+
+        def stop() -> bool:
+            asked.append(None)
+            return len(asked) > 2
+
+        first = service.purge(batch=3, stop=stop)
+        assert (first.purged, first.batches, first.complete) == (6, 2, False)
+        second = service.purge(batch=3)
+        assert (second.purged, second.batches, second.complete) == (4, 2, True)
+        records = [event for event in service.audit.tail() if event.type == "purge"]
+        assert [(event.data["purged"], event.data["complete"]) for event in records] == [(6, False), (4, True)]
+
+    @pytest.mark.parametrize(
+        ("max_runtime", "complete"), [(timedelta(0), False), (timedelta(hours=1), True)], ids=["none", "1 h"]
+    )
+    def test_stop_when_the_time_is_over(
+        self,
+        service: TokenService,
+        settings: Settings,
+        ada: User,
+        max_runtime: timedelta,
+        complete: bool,
+    ) -> None:
+        add_logins(settings, dead_rows(ada, 5))
+        report = service.purge(batch=1, max_runtime=max_runtime)
+        assert (report.complete, report.purged) == (complete, 5 if complete else 0)
+
+    def test_a_run_leaves_its_record(
+        self, service: TokenService, settings: Settings, ada: User, clock: Clock
+    ) -> None:
+        add_logins(settings, dead_rows(ada, 5))
+        service.purge(actor="cron")
+        event = service.audit.tail()[-1]
+        assert (event.at, event.type, event.actor) == (clock(), "purge", "cron")
+        assert event.data == {"purged": 5, "batches": 1, "complete": True}
+
+
+class TestDryRun:
+    def test_counts_and_changes_nothing(
+        self, service: TokenService, settings: Settings, ada: User
+    ) -> None:
+        add_logins(settings, dead_rows(ada, 5))
+        before = dump(settings)
+        report = service.purge(dry_run=True)
+        assert (report.purged, report.batches, report.dry_run) == (5, 0, True)
+        assert dump(settings) == before
+        done = service.purge()
+        assert (done.purged, done.dead_since) == (report.purged, report.dead_since)
+
+
+class TestOneRunner:
+    def test_the_second_is_told_who_the_first_is(
+        self, service: TokenService, settings: Settings, ada: User, clock: Clock
+    ) -> None:
+        add_logins(settings, dead_rows(ada, 2))
+        refused: list[DatabaseLocked] = []
+
+        def run_another(done: int, total: int) -> None:
+            with TokenService(settings, clock=clock) as other, pytest.raises(DatabaseLocked) as caught:
+                other.purge()
+            refused.append(caught.value)
+
+        assert service.purge(progress=run_another).purged == 2
+        assert refused
+        for error in refused:
+            assert error.facts["pid"] == os.getpid()
+            assert str(os.getpid()) in error.message
+        assert service.purge().complete
+
+    def test_rotations_go_on_meanwhile(
+        self, service: TokenService, settings: Settings, ada: User, clock: Clock
+    ) -> None:
+        pair = service.issue("ada")
+        add_logins(settings, dead_rows(ada, 6))
+        strings = [pair.refresh_token]
+        with TokenService(settings, clock=clock) as other:
+
+            def rotate(done: int, total: int) -> None:
+                strings.append(other.rotate(strings[-1]).refresh_token)
+
+            assert service.purge(batch=2, progress=rotate).purged == 6
+        assert service.inspect(pair.token_id).token.generation == len(strings) - 1 == 4
+
+
+class TestSuspectClock:
+    @pytest.mark.parametrize(
+        ("retention", "ahead", "suspect"),
+        [
+            pytest.param(WEEK, WEEK, False, id="as long as the retention"),
+            pytest.param(WEEK, WEEK + TICK, True, id="longer than the retention"),
+            pytest.param(timedelta(0), timedelta(days=1), False, id="a day"),
+            pytest.param(timedelta(0), timedelta(days=1) + TICK, True, id="longer than a day"),
+            pytest.param(WEEK, timedelta(days=365), True, id="a year"),
+            pytest.param(WEEK, timedelta(days=-365), False, id="a year back"),
+        ],
+    )
+    def test_nothing_is_deleted(
+        self,
+        service: TokenService,
+        settings: Settings,
+        ada: User,
+        clock: Clock,
+        retention: timedelta,
+        ahead: timedelta,
+        suspect: bool,
+    ) -> None:
+        add_logins(settings, dead_rows(ada, 3))
+        clock.advance(ahead)
+        before = dump(settings)
+        if not suspect:
+            assert service.purge(retention=retention).complete
+            return
+        with pytest.raises(ClockSuspect) as caught:
+            service.purge(retention=retention)
+        assert "--force" in caught.value.hint
+        assert dump(settings) == before
+        assert service.purge(retention=retention, force=True).purged == 3
+        # The run was a write: the clock is believed from now on.
+        assert service.purge(retention=retention).complete
+
+    def test_a_rotation_is_a_write_although_it_leaves_no_event(
+        self, service: TokenService, settings: Settings, ada: User, clock: Clock
+    ) -> None:
+        pair: TokenPair = service.issue("ada")
+        string = pair.refresh_token
+        for _ in range(3):
+            clock.advance(timedelta(days=5))
+            string = service.rotate(string).refresh_token
+        before = event_types(settings)
+        clock.advance(timedelta(days=6))
+        assert service.purge().complete
+        assert event_types(settings) == [*before, "purge"]
+
+    def test_a_database_that_was_never_used_has_nothing_to_compare_with(
+        self, settings: Settings, clock: Clock
+    ) -> None:
+        run_sql(settings, "DELETE FROM events")
+        clock.advance(timedelta(days=1000))
+        with TokenService(settings, clock=clock, passwords=CHEAP) as service:
+            assert service.purge().complete
+
+    def test_a_clock_that_is_put_right_while_the_purge_waits_deletes_nothing_early(
+        self, service: TokenService, settings: Settings, ada: User, clock: Clock
+    ) -> None:
+        """The instant that is judged with must be the one that was found plausible."""
+        ids = add_logins(settings, [login_row(1, ada.id, expires_at=START + DAY)])
+        times = iter([START + YEAR])
+        with TokenService(settings, clock=lambda: next(times, START + SECOND)) as jumpy:
+            try:
+                jumpy.purge()
+            except ClockSuspect:
+                pass
+        assert left(service) == set(ids)
