@@ -23,8 +23,8 @@ def cli_page() -> str:
     app.arrange(ORDER)
     parts = [
         "# Command line reference\n\n"
-        "Made by `python docs/generate.py` from the program itself; `tokenctl help COMMAND` prints the same.\n"
-        f"\n```text\n{_help()}\n```\n"
+        "Made by `python docs/generate.py` from the program; `tokenctl help COMMAND` prints the same.\n\n"
+        f"```text\n{_help()}\n```\n"
     ]
     for name, entry in app.entries.items():
         parts.append(_section(name))
@@ -36,8 +36,8 @@ def cli_page() -> str:
 
 def configuration_page() -> str:
     """Every setting: its names, its default, what it does."""
-    from tokenctl.cli.main import app
-    from tokenctl.cli.options import SHARED, Entry
+    import tokenctl.cli.main  # noqa: F401 - registers the commands
+    from tokenctl.cli.options import SHARED, Entry, app
     from tokenctl.settings import SETTINGS, Settings
 
     entries = [entry for entry in app.entries.values() if isinstance(entry, Entry)]
@@ -51,9 +51,9 @@ def configuration_page() -> str:
     return (
         "# Configuration\n\n"
         "Made by `python docs/generate.py` from the program itself.\n\n"
-        "A flag wins over the environment, that over `./tokenctl.toml`, that over `tokenctl/tokenctl.toml`\n"
-        "in the user's configuration directory, that over `/etc/tokenctl.toml`. `tokenctl config` shows each\n"
-        "value and where it came from. In a file every value is a quoted string, and a path is relative to\n"
+        "A flag wins over the environment, that over `./tokenctl.toml`, that over\n"
+        "`tokenctl/tokenctl.toml` in the user's configuration directory, that over\n"
+        "`/etc/tokenctl.toml`. `tokenctl config` shows each value and where it came from. In a file every value is a quoted string, and a path is relative to\n"
         "the file. Durations are written `90s`, `10m`, `2h`, `30d`, `1h30m`. A flag stands on the commands\n"
         "that it fits; `--database` and `--key-file` fit all of them.\n\n"
         "| key in tokenctl.toml | environment | flag | default | what |\n|---|---|---|---|---|\n" + rows

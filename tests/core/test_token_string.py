@@ -122,7 +122,7 @@ def test_the_successor_is_the_next_generation_of_the_same_login(
 
 
 def test_the_last_generation_has_no_successor() -> None:
-    """To ask for one would be our own mistake, hence no InvalidToken: `judge` refuses that generation always."""
+    """To ask for one would be our own mistake, hence no InvalidToken: `judge` refuses that generation."""
     last = token_string.parse(token_string.mint(RAW_ID, LAST_GENERATION, SECRET, KEY), KEY)
     with pytest.raises(OverflowError):
         token_string.successor(last, KEY)

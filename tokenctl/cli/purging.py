@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
 from tokenctl.cli import options
+from tokenctl.cli.interrupt import stoppable
 from tokenctl.cli.options import Run, app, command
 from tokenctl.cli.output import Column, amount, instant
 
@@ -23,18 +21,6 @@ _SUMMARY = [
     Column("dry_run"),
 ]
 _PROGRESS_EVERY = 1.0  # seconds between two lines of -o jsonl
-
-
-class _Stop:
-    """Which signal asked us to stop; the batch in hand is finished first."""
-
-    signal_number = 0
-
-    def __call__(self) -> bool:
-        return self.signal_number != 0
-
-    def note(self, number: int, _frame: Any) -> None:
-        self.signal_number = number
 
 
 @command(
@@ -65,8 +51,7 @@ def purge(
     Never a live one. A second run at the same time exits 11; an interrupted one goes on the next time.
     """
     run.out.expect(_SUMMARY)
-    stop = _Stop()
-    with _signals(stop), run.out.progress("purging") as advance:
+    with stoppable() as stop, run.out.progress("purging") as advance:
         reporter = _Reporter(run, advance)
         done = run.service.purge(
             retention=options.duration(retention),
@@ -80,7 +65,7 @@ def purge(
         )
     record = {column.name: getattr(done, column.name) for column in _SUMMARY}
     run.out.summary(record, _SUMMARY, _sentence(record))
-    return 128 + stop.signal_number if stop() else 0
+    return stop.exit_code
 
 
 def _sentence(record: dict[str, Any]) -> str:
@@ -89,16 +74,6 @@ def _sentence(record: dict[str, Any]) -> str:
     batches = amount(record["batches"], "batch")
     left = "" if record["complete"] else " · stopped early, the next run goes on"
     return f"purged {record['purged']:,} in {batches}, {record['seconds']:.1f} s{left}"
-
-
-@contextmanager
-def _signals(stop: _Stop) -> Iterator[None]:
-    before = {number: signal.signal(number, stop.note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Reporter:

@@ -10,6 +10,7 @@ import typer
 
 from tokenctl.cli import options, records, times
 from tokenctl.cli.confirm import confirm, read_lines, read_token
+from tokenctl.cli.interrupt import stoppable
 from tokenctl.cli.options import Run, app, command
 from tokenctl.cli.output import Column, amount, instant
 from tokenctl.errors import EmptySelector, InvalidInput, OverMax
@@ -371,12 +372,14 @@ def revoke(
         number=number,
     )
     why = reason or "revoked by an operator"
-    done = (
-        run.service.revoke(targets, reason=why)
-        if targets
-        else run.service.revoke_matching(seen.selector, reason=why)
-    )
-    return _show_revocation(run, done)
+    with stoppable() as stop, run.out.progress("revoking", len(targets) or seen.tokens) as advance:
+        done = (
+            run.service.revoke(targets, reason=why, stop=stop, progress=advance)
+            if targets
+            else run.service.revoke_matching(seen.selector, reason=why, stop=stop, progress=advance)
+        )
+    code = _show_revocation(run, done)
+    return stop.exit_code or code
 
 
 def _targets(run: Run, given: list[str]) -> list[str]:
@@ -432,6 +435,8 @@ def _alive(run: Run, seen: Preview, now: int) -> Iterable[dict[str, Any]]:
 def _show_revocation(run: Run, done: Revocation) -> int:
     parts = [f"revoked {done.revoked:,}", *(f"{label} {count}" for label, count in _counts(done))]
     parts += (f"{label} {value}" for label, value in _exposure(done.access_exposure_until))
+    if not done.complete:
+        parts.append("stopped early, the same command goes on")
     record = {column.name: getattr(done, column.name) for column in _REVOKED}
     run.out.summary(record, _REVOKED, " · ".join(parts))
     return _exit_code(done, found=done.revoked + done.already_dead)

@@ -8,6 +8,7 @@ import unicodedata
 from tokenctl.errors import InvalidInput, InvalidScope
 
 MAX_USER_NAME = 254
+MAX_NOTE = 256
 DEFAULT_CLIENT = "default"
 
 # RFC 6749 appendix A.1 allows any printable ASCII; a space would not survive a list on a terminal.
@@ -46,6 +47,13 @@ def clean_client_id(text: str) -> str:
         raise InvalidInput(
             f"{text[:60]!r} is not a client's id", hint="1 to 128 printable ASCII characters, no space"
         )
+    return text
+
+
+def clean_note(text: str) -> str:
+    """A reason or an actor for the audit log: 1 to 256 printable characters. Raises InvalidInput."""
+    if not 1 <= len(text) <= MAX_NOTE or not text.isprintable():
+        raise InvalidInput(f"a reason or an actor is one line of 1 to {MAX_NOTE} printable characters")
     return text
 
 

@@ -21,13 +21,30 @@ from tokenctl.storage import events, tokens, users
 from tokenctl.storage.engine import Connection
 from tokenctl.storage.events import Event
 
+#: Asked between chunks; True ends the work there.
 Stop = Callable[[], bool]
+#: Told how many of the targets a chunk has dealt with.
+Progress = Callable[[int], None]
 _SMALLEST_ID = b""
 
 
 def never() -> bool:
     """The `stop` of a caller who lets the work run to its end."""
     return False
+
+
+def unseen(_done: int) -> None:
+    """The `progress` of a caller who does not watch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Why, by whom, and how a revocation is watched and stopped."""
+
+    reason: str
+    actor: str
+    stop: Stop = never
+    progress: Progress = unseen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,21 +98,20 @@ class _Target:
         return row
 
 
-def revoke(
-    runtime: Runtime, targets: Iterable[str], *, reason: str, actor: str | None, stop: Stop = never
-) -> Revocation:
+def revoke(runtime: Runtime, targets: Iterable[str], order: Order) -> Revocation:
     """Revoke the logins named by ids or whole strings of any generation."""
     tally = _Tally(runtime)
     read = _read_targets(runtime, targets, tally)
     while chunk := list(islice(read, tokens.CHUNK)):
-        if stop():
+        if order.stop():
             return tally.result(complete=False)
         with runtime.storage.write() as connection:
             now = runtime.clock()
             rows = _named_rows(connection, chunk, tally)
             alive = [row.id for row in rows.values() if not row.is_dead(now)]
-            done = _revoke_ids(connection, alive, now=now, reason=reason, actor=actor)
+            done = _revoke_ids(connection, alive, now, order)
         tally.committed(rows.values(), done)
+        order.progress(len(chunk))
     return tally.result()
 
 
@@ -144,13 +160,11 @@ def _named_rows(connection: Connection, chunk: list[_Target], tally: _Tally) -> 
     return named
 
 
-def _revoke_ids(
-    connection: Connection, token_ids: list[str], *, now: int, reason: str, actor: str | None
-) -> list[tokens.Revoked]:
+def _revoke_ids(connection: Connection, token_ids: list[str], now: int, order: Order) -> list[tokens.Revoked]:
     if not token_ids:
         return []
     selector = Selector(token_ids=tuple(token_ids))
-    return revoke_chunk(connection, selector, now=now, reason=reason, actor=actor)
+    return revoke_chunk(connection, selector, now=now, reason=order.reason, actor=order.actor)
 
 
 class _Tally:
@@ -196,35 +210,50 @@ class _Tally:
 # --- by selector -----------------------------------------------------------------------------
 
 
-def revoke_matching(
-    runtime: Runtime, selector: Selector, *, reason: str, actor: str | None, stop: Stop = never
-) -> Revocation:
+def revoke_matching(runtime: Runtime, selector: Selector, order: Order) -> Revocation:
     """Revoke all that the selector matches and that is not dead, in chunks of CHUNK."""
-    selector = resolve(runtime, selector)
     before = preview(runtime, selector)
-    revoked, users_hit, latest = 0, set[bytes](), before.access_exposure_until or 0
-    for part in _parts(selector):
-        after = _SMALLEST_ID
-        while True:
-            if stop():
-                break
-            with runtime.storage.write() as connection:
-                done = revoke_chunk(
-                    connection, part, now=runtime.clock(), reason=reason, actor=actor, after=after
-                )
-            if not done:
-                break
-            revoked += len(done)
-            users_hit.update(row.user_id for row in done)
-            latest = max([latest, *(row.access_until for row in done)])
-            after = done[-1].raw_id
+    revoked, users_hit, latest, complete = 0, set[bytes](), before.access_exposure_until or 0, True
+    for done in _revoke_chunks(runtime, before.selector, order):
+        if done is None:
+            complete = False
+            break
+        revoked += len(done)
+        users_hit.update(row.user_id for row in done)
+        latest = max([latest, *(row.access_until for row in done)])
+        order.progress(len(done))
     return Revocation(
         revoked=revoked,
         already_dead=before.already_dead,
         users=len(users_hit),
         access_exposure_until=exposure(runtime, latest),
-        complete=not stop(),
+        complete=complete,
     )
+
+
+def _revoke_chunks(
+    runtime: Runtime, selector: Selector, order: Order
+) -> Iterator[list[tokens.Revoked] | None]:
+    """What each chunk's transaction revoked; None when it was told to stop before the end."""
+    for part in _parts(selector):
+        after = _SMALLEST_ID
+        while True:
+            if order.stop():
+                yield None
+                return
+            with runtime.storage.write() as connection:
+                done = revoke_chunk(
+                    connection,
+                    part,
+                    now=runtime.clock(),
+                    reason=order.reason,
+                    actor=order.actor,
+                    after=after,
+                )
+            if not done:
+                break
+            yield done
+            after = done[-1].raw_id
 
 
 def revoke_chunk(

@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenctl.core.names import clean_note
 from tokenctl.core.rotation import Policy
 from tokenctl.errors import KeyMissing, KeyUnusable, KeyWrong
 from tokenctl.settings import Settings
@@ -74,6 +75,10 @@ class Runtime:
             stopped_at = meta.get(stored_keys.SAMPLE_CLOCK)
             clock = system_clock if stopped_at is None else standing_clock(int(stopped_at))
         return cls(settings, storage, meta, clock, entropy or secrets.token_bytes, actor)
+
+    def who(self, actor: str | None) -> str:
+        """Who stands in the audit log. Raises InvalidInput."""
+        return clean_note(actor or self.actor)
 
     @property
     def is_sample(self) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from tokenctl.core import ids, token_string
 from tokenctl.core.context import NO_CONTEXT, Context
-from tokenctl.core.names import DEFAULT_CLIENT, clean_client_id, clean_scope
+from tokenctl.core.names import DEFAULT_CLIENT, clean_client_id, clean_note, clean_scope
 from tokenctl.core.refresh_token import RefreshToken, State
 from tokenctl.core.rotation import Judgement, Presented, judge
 from tokenctl.core.selector import Selector
@@ -34,7 +34,7 @@ from tokenctl.service import revocation
 from tokenctl.service.audit import AuditLog
 from tokenctl.service.keys import KeyService
 from tokenctl.service.pair import TokenPair, make_pair
-from tokenctl.service.revocation import Preview, Revocation, Stop, never
+from tokenctl.service.revocation import Preview, Progress, Revocation, Stop, never, unseen
 from tokenctl.service.rotation import RotateRequest, rotate_many
 from tokenctl.service.runtime import Clock, Entropy, Runtime, micros
 from tokenctl.service.users import ClientService, UserService
@@ -175,7 +175,7 @@ class TokenService:
             event = Event(
                 at=now,
                 type="token.issue",
-                actor=actor or runtime.actor,
+                actor=runtime.who(actor),
                 user_id=owner.id,
                 token_id=ids.token_id(raw_id),
                 client_id=client_id,
@@ -255,7 +255,7 @@ class TokenService:
         The absolute expiry stays. Raises TokenNotFound, TokenRefused, Contended.
         """
         runtime = self._runtime
-        token_id = ids.parse_token_id(token_id)
+        token_id, reason = ids.parse_token_id(token_id), clean_note(reason)
         mac_key = runtime.keys.mac
         secret = runtime.entropy(SECRET_BYTES)
         with runtime.storage.write() as connection:
@@ -273,7 +273,7 @@ class TokenService:
             event = Event(
                 at=now,
                 type="token.reissue",
-                actor=actor or runtime.actor,
+                actor=runtime.who(actor),
                 user_id=row.user_id,
                 token_id=row.id,
                 client_id=row.client_id,
@@ -337,27 +337,39 @@ class TokenService:
     # --- ending ------------------------------------------------------------------------------
 
     def revoke(
-        self, targets: Iterable[str], *, reason: str, actor: str | None = None, stop: Stop = never
+        self,
+        targets: Iterable[str],
+        *,
+        reason: str,
+        actor: str | None = None,
+        stop: Stop = never,
+        progress: Progress = unseen,
     ) -> Revocation:
         """Revoke logins named by ids or by strings of any generation, in chunks of 1,000; idempotent.
 
         Of a string the secret must be the login's; a superseded one counts as unknown. What is neither id
-        nor string is counted as malformed. With `stop` returning True it ends after the chunk in hand.
+        nor string is counted as malformed. With `stop` returning True it ends after the chunk in hand;
+        `progress` is called with the number of targets of each chunk that is done. Raises InvalidInput.
         """
-        return revocation.revoke(
-            self._runtime, targets, reason=reason, actor=actor or self._runtime.actor, stop=stop
-        )
+        order = revocation.Order(clean_note(reason), self._runtime.who(actor), stop, progress)
+        return revocation.revoke(self._runtime, targets, order)
 
     def revoke_matching(
-        self, selector: Selector, *, reason: str, actor: str | None = None, stop: Stop = never
+        self,
+        selector: Selector,
+        *,
+        reason: str,
+        actor: str | None = None,
+        stop: Stop = never,
+        progress: Progress = unseen,
     ) -> Revocation:
         """Revoke every login that matches and is not dead, in chunks of 1,000; a second run goes on.
 
-        Raises EmptySelector, UserNotFound, ClientNotFound.
+        `stop` and `progress` as in `revoke`. Raises InvalidInput, EmptySelector, UserNotFound,
+        ClientNotFound.
         """
-        return revocation.revoke_matching(
-            self._runtime, selector, reason=reason, actor=actor or self._runtime.actor, stop=stop
-        )
+        order = revocation.Order(clean_note(reason), self._runtime.who(actor), stop, progress)
+        return revocation.revoke_matching(self._runtime, selector, order)
 
     def purge(
         self,
@@ -393,5 +405,5 @@ class TokenService:
             lock_wait=lock_wait,
             stop=stop,
             progress=progress,
-            actor=actor or self._runtime.actor,
+            actor=self._runtime.who(actor),
         )

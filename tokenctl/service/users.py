@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
 from tokenctl.core import ids
-from tokenctl.core.names import DEFAULT_CLIENT, clean_client_id, clean_user_name
+from tokenctl.core.names import DEFAULT_CLIENT, clean_client_id, clean_note, clean_user_name
 from tokenctl.errors import (
     ClientExists,
     ClientNotFound,
@@ -219,9 +219,7 @@ class UserService:
     def _end_logins(
         self, connection: Connection, user: User, now: int, reason: str, actor: str | None
     ) -> Sequence[Revoked]:
-        return revoke_all_of_user(
-            connection, user.id, now=now, reason=reason, actor=actor or self._runtime.actor
-        )
+        return revoke_all_of_user(connection, user.id, now=now, reason=reason, actor=self._runtime.who(actor))
 
     def _changed(self, user: User, ended: Sequence[Revoked]) -> UserChange:
         latest = max((row.access_until for row in ended), default=0)
@@ -246,9 +244,9 @@ class UserService:
                 Event(
                     at=now,
                     type=type_,
-                    actor=actor or self._runtime.actor,
+                    actor=self._runtime.who(actor),
                     user_id=user.id,
-                    reason=reason,
+                    reason=None if reason is None else clean_note(reason),
                     data={"name": user.name, **facts},
                 )
             ],
@@ -292,5 +290,5 @@ class ClientService:
         )
 
     def _note(self, connection: Connection, type_: str, client_id: str, now: int, actor: str | None) -> None:
-        event = Event(at=now, type=type_, actor=actor or self._runtime.actor, client_id=client_id)
+        event = Event(at=now, type=type_, actor=self._runtime.who(actor), client_id=client_id)
         events.add(connection, [event])

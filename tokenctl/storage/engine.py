@@ -128,6 +128,10 @@ def sqlite_path(database: str) -> Path:
 
 def sqlite_engine(path: Path, timeout: float, *, foreign_keys: bool = True) -> Engine:
     """An engine on a file that exists already: SQLite would make an empty one out of a misspelt name."""
+    if sqlite3.sqlite_version_info < (3, 37):
+        raise DatabaseError(
+            f"this Python has SQLite {sqlite3.sqlite_version}, and STRICT tables need 3.37 or newer"
+        )
     address = f"file:{quote(str(path.absolute()))}?mode=rw"
 
     def connect() -> sqlite3.Connection:
@@ -169,6 +173,8 @@ def translated(path: Path) -> Iterator[None]:
         raise _meaning(error.orig, path) from error
     except sqlite3.Error as error:  # from the connect function, which SQLAlchemy does not wrap
         raise _meaning(error, path) from error
+    except (UnicodeError, OverflowError) as error:  # what the driver says to a value it cannot bind
+        raise StatementRefused("the database cannot hold a value: no Unicode text, or too large") from error
 
 
 def _meaning(error: BaseException | None, path: Path) -> DatabaseError:
@@ -190,7 +196,8 @@ def _meaning(error: BaseException | None, path: Path) -> DatabaseError:
         )
     if name.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
         return DatabaseReadOnly(f"{path}, or a file beside it, cannot be opened by this user")
-    if name.startswith(("SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_TOOBIG", "SQLITE_RANGE")):
+    unbound = isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError)
+    if unbound or name.startswith(("SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_TOOBIG", "SQLITE_RANGE")):
         return StatementRefused(f"the database refused a value ({error})")
     if "no such table" in str(error) or "no such column" in str(error):
         return NotMigrated(f"{path} has not the schema of this release ({error})")

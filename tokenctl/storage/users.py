@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from tokenctl.core import ids
-from tokenctl.core.names import MAX_USER_NAME, user_name_key
-from tokenctl.errors import UserNotFound
+from tokenctl.core.names import MAX_USER_NAME, clean_user_name, user_name_key
+from tokenctl.errors import InvalidInput, UserNotFound
 from tokenctl.storage.schema import clients, refresh_tokens, users
 
 
@@ -62,7 +62,11 @@ def insert(connection: Connection, *, raw_id: bytes, name: str, password_hash: s
 
 def find(connection: Connection, name: str, *, lock: bool = False) -> User | None:
     """The user of that name, compared without case; with `lock` nobody else can change it until the end."""
-    return _one(connection, users.c.name_key == user_name_key(name), lock)
+    try:
+        key = user_name_key(clean_user_name(name))
+    except InvalidInput:
+        return None  # nobody can be called that
+    return _one(connection, users.c.name_key == key, lock)
 
 
 def get(connection: Connection, user_id: str, *, lock: bool = False) -> User | None:
