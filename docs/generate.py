@@ -53,9 +53,10 @@ def configuration_page() -> str:
         "Made by `python docs/generate.py` from the program itself.\n\n"
         "A flag wins over the environment, that over `./tokenctl.toml`, that over\n"
         "`tokenctl/tokenctl.toml` in the user's configuration directory, that over\n"
-        "`/etc/tokenctl.toml`. `tokenctl config` shows each value and where it came from. In a file every value is a quoted string, and a path is relative to\n"
-        "the file. Durations are written `90s`, `10m`, `2h`, `30d`, `1h30m`. A flag stands on the commands\n"
-        "that it fits; `--database` and `--key-file` fit all of them.\n\n"
+        "`/etc/tokenctl.toml`. `tokenctl config` shows each value and where it came from.\n\n"
+        "In a file every value is a quoted string, and a path is relative to the file. Durations are\n"
+        "written `90s`, `10m`, `2h`, `30d`, `1h30m`. A flag stands on the commands that it fits;\n"
+        "`--database` and `--key-file` fit all of them.\n\n"
         "| key in tokenctl.toml | environment | flag | default | what |\n|---|---|---|---|---|\n" + rows
     )
 

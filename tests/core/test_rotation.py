@@ -508,8 +508,7 @@ def rows(draw: st.DrawFn) -> RefreshToken:
         rotated_at=draw(near_now),
         recovered_at=draw(st.none() | near_now),
         last=Context(device=draw(devices)),
-        created_at=NOW - 5 * DAY,
-        **{name: draw(troubles[name]) for name in chosen},
+        **{"created_at": NOW - 5 * DAY} | {name: draw(troubles[name]) for name in chosen},
     )
 
 

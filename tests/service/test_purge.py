@@ -55,7 +55,9 @@ class TestRetention:
             pytest.param({"revoked_at": START, "revoked_reason": "reuse"}, id="reused"),
             pytest.param({"expires_at": START}, id="expired"),
             pytest.param({"rotated_at": START - 14 * DAY}, id="idle"),
-            pytest.param({"rotated_at": START - 14 * DAY, "expires_at": START + DAY}, id="idle, then expired"),
+            pytest.param(
+                {"rotated_at": START - 14 * DAY, "expires_at": START + DAY}, id="idle, then expired"
+            ),
             pytest.param(
                 {"revoked_at": START + 3 * DAY, "revoked_reason": "x", "expires_at": START},
                 id="expired, then revoked",
@@ -175,7 +177,7 @@ def rows(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 def died_at(row: dict[str, Any]) -> int:
     """When the row died, or will."""
-    ends = [row["expires_at"], row["revoked_at"]]
+    ends: list[int | None] = [row["expires_at"], row["revoked_at"]]
     if row["idle_ttl"] is not None:
         ends.append(row["rotated_at"] + row["idle_ttl"])
     return min(end for end in ends if end is not None)
@@ -284,7 +286,10 @@ class TestBatches:
         second = service.purge(batch=3)
         assert (second.purged, second.batches, second.complete) == (4, 2, True)
         records = [event for event in service.audit.tail() if event.type == "purge"]
-        assert [(event.data["purged"], event.data["complete"]) for event in records] == [(6, False), (4, True)]
+        assert [(event.data["purged"], event.data["complete"]) for event in records] == [
+            (6, False),
+            (4, True),
+        ]
 
     @pytest.mark.parametrize(
         ("max_runtime", "complete"), [(timedelta(0), False), (timedelta(hours=1), True)], ids=["none", "1 h"]
@@ -312,9 +317,7 @@ class TestBatches:
 
 
 class TestDryRun:
-    def test_counts_and_changes_nothing(
-        self, service: TokenService, settings: Settings, ada: User
-    ) -> None:
+    def test_counts_and_changes_nothing(self, service: TokenService, settings: Settings, ada: User) -> None:
         add_logins(settings, dead_rows(ada, 5))
         before = dump(settings)
         report = service.purge(dry_run=True)
@@ -421,7 +424,9 @@ class TestSuspectClock:
         """The instant that is judged with must be the one that was found plausible."""
         ids = add_logins(settings, [login_row(1, ada.id, expires_at=START + DAY)])
         times = iter([START + YEAR])
-        with TokenService(settings, clock=lambda: next(times, START + SECOND)) as jumpy:
-            with suppress(ClockSuspect):
-                jumpy.purge()
+        with (
+            TokenService(settings, clock=lambda: next(times, START + SECOND)) as jumpy,
+            suppress(ClockSuspect),
+        ):
+            jumpy.purge()
         assert left(service) == set(ids)

@@ -238,11 +238,30 @@ class TestOlderHash:
 
         old = service.users.get("ada").password_hash
         with TokenService(settings, clock=clock_during_which_it_changes, passwords=CHEAP) as slow:
-            with pytest.raises(WrongPassword):
+
+            def log_in() -> None:
                 user = slow.users.authenticate("ada", PASSWORD)
                 slow.issue("ada", verified_password_hash=user.password_hash)
+
+            with pytest.raises(WrongPassword):
+                log_in()
         assert service.users.authenticate("ada", ANOTHER)
         assert event_types(settings).count("token.issue") == 0
+
+    def test_two_logins_at_once_both_succeed(
+        self, service: TokenService, settings: Settings, clock: Clock, older: Callable[[], str]
+    ) -> None:
+        """The other one upgrades the hash between our check of it and our upgrade."""
+        old = service.users.create("ada", password_hash=older()).password_hash
+
+        def clock_during_which_it_is_upgraded() -> int:
+            if service.users.get("ada").password_hash == old:
+                service.users.authenticate("ada", PASSWORD)
+            return clock()
+
+        with TokenService(settings, clock=clock_during_which_it_is_upgraded, passwords=CHEAP) as slow:
+            user = slow.users.authenticate("ada", PASSWORD)
+            assert slow.issue("ada", verified_password_hash=user.password_hash)
 
 
 class TestDisable:

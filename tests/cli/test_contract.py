@@ -1,0 +1,278 @@
+"""The contract of the output: every command in every format, as a script sees it.
+
+The names and the types of JSON fields and the exit codes may not change; a table may, and the golden file
+makes the change visible. After a change that is meant: TOKENCTL_UPDATE_GOLDEN=1 pytest tests/cli/test_contract.py
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.cli import ROOT, run
+from tokenctl.cli.main import main
+from tokenctl.cli.options import Menu, app
+from tokenctl.service.sample import build_sample
+
+GOLDEN = Path(__file__).parent / "golden"
+SAMPLE = ROOT / "sample.db"
+FORMATS = ("table", "json", "jsonl", "csv", "id")
+
+# Of the sample, which is the same every time.
+LIVE = "rt_019cda793b007ec8a12e959598c44c6b"  # olga, web
+STOLEN = "rt_019cbbf93f407290a2a21f01d707b00d"  # ada, web; revoked for reuse
+MOBILE = "rt_019c82ed1f007907aab003bbc354d76a"  # ivan, mobile; live
+UNKNOWN = "rt_01a2070c17097d77944c7d0f55441a4a"
+KID = "yq2mkqArIIaMq0MmFFNpUwiUJ_vESmZtLNwLT3ad1mU"
+PASSWORD = "mauve kettle under nine ladders"
+
+
+class Case(NamedTuple):
+    """One command line, to be run in each format on a copy of its own; the golden file has its name."""
+
+    name: str
+    argv: str
+    input: str = ""
+    """`{LIVE}` stands for that login's current string."""
+    formats: tuple[str, ...] = FORMATS
+
+
+CASES = [
+    Case("init", "init --database new.db"),
+    Case("init-again", "init", formats=("table", "json")),
+    Case("doctor", "doctor"),
+    Case("doctor-finding", "doctor --database none.db", formats=("table", "json")),
+    Case("create-user", "create-user zoe --password-stdin", input=f"{PASSWORD}\n"),
+    Case("issue", "issue --user ada --client web --scope 'read write' --ttl 1d"),
+    Case("list", "list --user bob --user judy --client web"),
+    Case("list-all", "list --all", formats=("table",)),
+    Case("list-fields", "list --state live --limit 3 --fields user,id,expires_at", formats=FORMATS[:-1]),
+    Case("list-nothing", "list --user ada --client batch"),
+    Case("inspect", f"inspect {STOLEN}"),
+    Case("inspect-string", "inspect - --check", input="{LIVE}\n", formats=("table", "json")),
+    Case("inspect-check", f"inspect {STOLEN} --check -q", formats=("table",)),
+    Case("rotate", "rotate - --client web", input="{LIVE}\n"),
+    Case("rotate-id", f"rotate {MOBILE}"),
+    Case("rotate-refused", f"rotate {STOLEN}", formats=("table", "json")),
+    Case("revoke", f"revoke {LIVE} --yes --reason INC-7"),
+    Case("revoke-stdin", "revoke - --yes", input=f"{{LIVE}}\n{MOBILE}\n{STOLEN}\n{UNKNOWN}\njunk\n"),
+    Case("revoke-unknown", f"revoke {UNKNOWN}", formats=("table", "json")),
+    Case("revoke-dry-run", "revoke --user olga --dry-run"),
+    Case("purge", "purge"),
+    Case("purge-dry-run", "purge --dry-run --retention 0s", formats=("table", "json")),
+    Case("user-create", "user create zoe --no-password"),
+    Case("user-list", "user list"),
+    Case("user-show", "user show judy"),
+    Case("user-disable", "user disable olga --yes"),
+    Case("user-disable-for", "user disable olga --for 24h", formats=("table", "json")),
+    Case("user-enable", "user enable judy"),
+    Case("user-delete", "user delete olga --yes"),
+    Case("user-passwd", "user passwd olga --yes --password-stdin", input=f"{PASSWORD}\n"),
+    Case("client-create", "client create tv"),
+    Case("client-list", "client list"),
+    Case("client-delete", "client delete unused"),
+    Case("keys-list", "keys list"),
+    Case("audit-tail", "audit tail -n 14"),
+    Case("db-upgrade", "db upgrade"),
+    Case("db-check", "db check"),
+    Case("db-sample", "db sample new.db"),
+    Case("config", "config"),
+    Case("completion", "completion bash", formats=("table",)),
+    Case("help", "help exit-codes"),
+    Case("error-usage", "list --nope", formats=("table", "json")),
+    Case("error-selector", "revoke", formats=("table", "json")),
+    Case("error-not-found", "list --user nobody"),
+    Case("error-confirm", "revoke --all --yes", formats=("table", "json")),
+    Case("error-max", "revoke --all --max 5 --confirm 12", formats=("table", "json")),
+    Case("error-database", "list --all --database none.db", formats=("table", "json")),
+]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The sample with one client that nobody uses, and the current string of LIVE."""
+    directory = tmp_path_factory.mktemp("prepared")
+    string = build_sample(directory / "built.db")[LIVE]
+    database = directory / "sample.db"
+    shutil.copy(SAMPLE, database)
+    connection = sqlite3.connect(database)
+    with connection:
+        connection.execute("INSERT INTO clients (id, created_at, not_before) VALUES ('unused', 0, 0)")
+    connection.close()
+    return database, string
+
+
+@pytest.fixture(scope="module")
+def ids(prepared: tuple[Path, str]) -> set[str]:
+    """The ids of the sample; every other one is new, and random."""
+    connection = sqlite3.connect(prepared[0])
+    known = {
+        f"{prefix}_{raw.hex()}"
+        for prefix, table in (("rt", "refresh_tokens"), ("usr", "users"))
+        for (raw,) in connection.execute(f"SELECT id FROM {table}")
+    }
+    connection.close()
+    return known | {UNKNOWN}
+
+
+class Ran(NamedTuple):
+    command: str
+    format: str
+    code: int
+    stdout: str
+    stderr: str
+
+
+def _run(case: Case, format_: str, prepared: tuple[Path, str], place: Path) -> Ran:
+    database, string = prepared
+    place.mkdir()
+    shutil.copy(database, place)
+    command = case.argv + ("" if format_ == "table" else f" -o {format_}")
+    env = {
+        "TZ": "UTC",
+        "COLUMNS": "200",
+        "LC_ALL": "C.UTF-8",
+        "HOME": str(place),
+        "XDG_CONFIG_HOME": str(place),
+        "TOKENCTL_DATABASE": "sample.db",
+        "TOKENCTL_ACTOR": "nina",
+    }
+    done = run(*shlex.split(command), input=case.input.replace("{LIVE}", string), env=env, cwd=place)
+    return Ran(command, format_, done.returncode, done.stdout, done.stderr)
+
+
+def _masked(text: str, ids: set[str], *, durations: bool) -> str:
+    """Without what differs from run to run; as wide as before, so that a table keeps its form."""
+    text = re.sub(r"\beyJ[\w-]+\.[\w-]+\.[\w-]+", "(access token)", text)
+    text = re.sub(r"\btkr1_[\w-]{84}", "tkr1_" + "x" * 84, text)
+    text = re.sub(
+        r"\b(rt|usr)_[0-9a-f]{32}\b", lambda m: m[0] if m[0] in ids else f"{m[1]}_{'x' * 32}", text
+    )
+    text = re.sub(r"(?<![\w-])[\w-]{43}(?![\w-])", lambda m: m[0] if m[0] == KID else "x" * 43, text)
+    # The sample's clock stands only until a command starts. Its own instants are whole seconds.
+    text = re.sub(r":\d\d\.(?!000000)\d{6}Z", ":SS.ffffffZ", text)
+    text = re.sub(r"(\d\d:\d\d):\d\d([+-]\d\d:\d\d)", r"\1:SS\2", text)
+    if durations:
+        text = re.sub(r"(?<![\w.])\d\.\d{1,3}(?![\d.])", "N.N", text)
+    return "".join(
+        line for line in text.splitlines(keepends=True) if not line.startswith("this is the sample database")
+    )
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])
+def test_output(case: Case, prepared: tuple[Path, str], ids: set[str], tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        runs = list(pool.map(lambda f: _run(case, f, prepared, tmp_path / f), case.formats))
+    lines = []
+    for ran in runs:
+        out, err = (
+            _masked(text, ids, durations="purge" in case.argv).replace(str(tmp_path), "…")
+            for text in (ran.stdout, ran.stderr)
+        )
+        lines += [f"$ tokenctl {ran.command}\n", out, *(f"! {line}\n" for line in err.splitlines())]
+        lines.append(f"exit {ran.code}\n\n")
+    shown = "".join(lines)
+    golden = GOLDEN / f"{case.name}.txt"
+    if os.environ.get("TOKENCTL_UPDATE_GOLDEN"):
+        golden.write_text(shown, encoding="utf-8")
+    assert golden.exists(), "a new case: run it once with TOKENCTL_UPDATE_GOLDEN=1, and read what it wrote"
+    assert shown == golden.read_text(encoding="utf-8")
+    for ran in runs:
+        _demand_form(ran)
+
+
+def _demand_form(ran: Ran) -> None:
+    """What a program reads is whole: of the format that was asked for, or not there at all."""
+    assert "Traceback" not in ran.stderr
+    if ran.stderr.rpartition("\n{")[1] or "error[" in ran.stderr:
+        assert ran.stdout == "", "an error comes before any output"
+    elif ran.format == "json":
+        assert json.loads(ran.stdout) is not None
+    elif ran.format == "jsonl":
+        assert all(isinstance(json.loads(line), dict) for line in ran.stdout.splitlines())
+    elif ran.format == "csv":
+        rows = list(csv.reader(io.StringIO(ran.stdout)))
+        assert rows
+        assert {len(row) for row in rows} == {len(rows[0])}
+    elif ran.format == "id":
+        assert re.fullmatch(r"(\S+\n)*", ran.stdout)
+
+
+def test_no_golden_file_without_a_case() -> None:
+    assert {path.stem for path in GOLDEN.iterdir()} == {case.name for case in CASES}
+
+
+# --- the tree of commands ----------------------------------------------------------------------
+
+
+def _tree(menu: Menu = app, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], bool]]:
+    """Every group and command with its path, and whether it is a command; without those of other tests."""
+    for name, entry in menu.entries.items():
+        here = (*path, name)
+        if isinstance(entry, Menu):
+            inside = list(_tree(entry, here))
+            if inside:
+                yield here, False
+            yield from inside
+        elif entry.function.__module__.startswith("tokenctl."):
+            yield here, True
+
+
+COMMANDS = {path for path, is_command in _tree() if is_command}
+
+
+def test_every_command_has_a_case() -> None:
+    words = [tuple(shlex.split(case.argv)) for case in CASES]
+    covered = {path for path in COMMANDS if any(each[: len(path)] == path for each in words)}
+    assert covered == COMMANDS
+
+
+def test_every_command_is_in_the_order_of_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    listed = re.findall(r"^  ([a-z][a-z-]*)  ", capsys.readouterr().out, re.MULTILINE)
+    assert set(listed) == {path[0] for path in COMMANDS}
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[tuple[str, ...], str]:
+    """What --help says of each command and group, from one process each at the most economical."""
+    import contextlib
+
+    texts = {}
+    for path in [(), *(path for path, _ in _tree())]:
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            assert main([*path, "--help"]) == 0
+        texts[path] = out.getvalue()
+    return texts
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=" ".join(path)) for path, _ in _tree()])
+def test_every_help_has_an_example_that_works(
+    path: tuple[str, ...], helps: dict[tuple[str, ...], str]
+) -> None:
+    usage, _, examples = helps[path].partition("\n  Example:\n")
+    assert usage.startswith(f"Usage: tokenctl {' '.join(path)} ")
+    lines = [line.strip() for line in examples.splitlines() if line.strip()]
+    assert lines
+    assert any(line.startswith(f"tokenctl {' '.join(path)}") for line in lines)
+    for line in lines:
+        for part in re.split(r"[|;()]|&&", line):
+            words = part.split()
+            if words[:1] != ["tokenctl"]:
+                continue
+            named = max((p for p in helps if tuple(words[1 : 1 + len(p)]) == p), key=len)
+            assert named, f"no such command: {part}"
+            for option in re.findall(r"(?<=\s)--?[a-z][a-z-]*", part):
+                assert re.search(rf"(?m)^ .*(?<![\w-]){option}(?![\w-])", helps[named]), f"{option} of {part}"
