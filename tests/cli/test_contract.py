@@ -6,6 +6,7 @@ makes the change visible. After a change that is meant: TOKENCTL_UPDATE_GOLDEN=1
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -15,13 +16,13 @@ import shlex
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.cli import ROOT, run
+from tests.cli import ROOT
+from tests.cli.warm import Warm
 from tokenctl.cli.main import main
 from tokenctl.cli.options import Menu, app
 from tokenctl.service.sample import build_sample
@@ -127,6 +128,12 @@ def ids(prepared: tuple[Path, str]) -> set[str]:
     return known | {UNKNOWN}
 
 
+@pytest.fixture(scope="module")
+def warm() -> Iterator[Warm]:
+    with Warm() as warm:
+        yield warm
+
+
 class Ran(NamedTuple):
     command: str
     format: str
@@ -135,7 +142,7 @@ class Ran(NamedTuple):
     stderr: str
 
 
-def _run(case: Case, format_: str, prepared: tuple[Path, str], place: Path) -> Ran:
+def _run(warm: Warm, case: Case, format_: str, prepared: tuple[Path, str], place: Path) -> Ran:
     database, string = prepared
     place.mkdir()
     shutil.copy(database, place)
@@ -149,7 +156,7 @@ def _run(case: Case, format_: str, prepared: tuple[Path, str], place: Path) -> R
         "TOKENCTL_DATABASE": "sample.db",
         "TOKENCTL_ACTOR": "nina",
     }
-    done = run(*shlex.split(command), input=case.input.replace("{LIVE}", string), env=env, cwd=place)
+    done = warm(*shlex.split(command), input=case.input.replace("{LIVE}", string), env=env, cwd=place)
     return Ran(command, format_, done.returncode, done.stdout, done.stderr)
 
 
@@ -172,9 +179,8 @@ def _masked(text: str, ids: set[str], *, durations: bool) -> str:
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])
-def test_output(case: Case, prepared: tuple[Path, str], ids: set[str], tmp_path: Path) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        runs = list(pool.map(lambda f: _run(case, f, prepared, tmp_path / f), case.formats))
+def test_output(case: Case, warm: Warm, prepared: tuple[Path, str], ids: set[str], tmp_path: Path) -> None:
+    runs = [_run(warm, case, each, prepared, tmp_path / each) for each in case.formats]
     lines = []
     for ran in runs:
         out, err = (
@@ -247,9 +253,7 @@ def test_every_command_is_in_the_order_of_the_help(capsys: pytest.CaptureFixture
 
 @pytest.fixture(scope="module")
 def helps() -> dict[tuple[str, ...], str]:
-    """What --help says of each command and group, from one process each at the most economical."""
-    import contextlib
-
+    """What --help says of each command and group."""
     texts = {}
     for path in [(), *(path for path, _ in _tree())]:
         with contextlib.redirect_stdout(io.StringIO()) as out:

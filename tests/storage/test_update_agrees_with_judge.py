@@ -128,7 +128,7 @@ def cases(draw: st.DrawFn, number: int) -> Case:
         "exists": True,
         "by": None,
         "secret": SECRET,
-        "off": 0,
+        "off": draw(st.sampled_from([0, 0, 0, 0, 0, -1, -2, 1])),
         "generation": draw(st.sampled_from([0, 1, 2, 1000, 2**31])),
         "created_at": CREATED_AT,
         "rotated_at": NOW - draw(st.sampled_from([-DAY, -1, 0, 1, DAY])),

@@ -183,6 +183,8 @@ class Printer:
         `needed` names what would be lost if it were not printed: a string that is stored nowhere.
         """
         chosen = self._columns(columns)
+        if needed is not None and sys.stdout.name == os.devnull:
+            raise InvalidInput(f"stdout is closed, and {needed} cannot be shown again")
         if needed is not None and needed not in (column.name for column in chosen):
             raise InvalidInput(
                 f"this output would not show {needed}, which cannot be shown again",

@@ -55,6 +55,8 @@ def initialise(settings: Settings, *, actor: str = "service") -> Initialised:
     Raises KeyWrong or KeyMissing when a database is there whose key is not, and DatabaseError's kinds.
     """
     path = sqlite_path(settings.database)
+    if path.is_dir():
+        raise DatabaseExists(f"{path} is a directory", hint=f"--database {path / 'tokenctl.db'}")
     key_file = None if settings.master_key is not None else key_path(settings, path)
     if path.exists():
         return _found(settings, path, key_file)

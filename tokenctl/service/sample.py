@@ -30,6 +30,7 @@ from tokenctl.service.database import build_database
 from tokenctl.service.runtime import SAMPLE_MASTER_KEY, micros
 from tokenctl.service.tokens import TokenService
 from tokenctl.settings import Settings
+from tokenctl.storage.create import file_errors
 
 #: Where the sample's clock stands (µs): 2026-03-14 03:10 UTC.
 NOW = 1_773_457_800_000_000
@@ -210,7 +211,10 @@ def build_sample(path: Path) -> dict[str, str]:
     if path.exists():
         raise DatabaseExists(f"{path} is there already, and stays as it is", hint="name another path")
     clock, entropy = _Clock(), random.Random("tokenctl sample").randbytes  # noqa: S311 - the same every time
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.") as directory:
+    with (
+        file_errors(path),
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.") as directory,
+    ):
         building = Path(directory) / path.name
         build_database(
             building,

@@ -21,7 +21,7 @@ def create(path: Path, fill: Callable[[Connection], None], *, journal_mode: str 
     `journal_mode` DELETE is for a file that is to be handed on: it leaves nothing beside it.
     """
     building = path.with_name(f"{path.name}.init-{os.getpid()}")
-    with _file_errors(path):
+    with file_errors(path):
         try:
             os.close(os.open(building, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
             _build(building, fill, journal_mode)
@@ -72,7 +72,7 @@ def upgrade(path: Path) -> tuple[str | None, str]:
 def write_new_file(path: Path, content: bytes) -> None:
     """A new file of mode 0600 that is on disk, whole, before it has its name. Raises FileExistsError."""
     building = path.with_name(f"{path.name}.new-{os.getpid()}")
-    with _file_errors(path):
+    with file_errors(path):
         try:
             fd = os.open(building, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "wb") as file:
@@ -95,15 +95,16 @@ def _sync_directory(directory: Path) -> None:
 
 
 @contextmanager
-def _file_errors(path: Path) -> Iterator[None]:
+def file_errors(path: Path) -> Iterator[None]:
+    """What a file system says to a new file at `path`, as our error; FileExistsError passes."""
     try:
         yield
     except FileExistsError:
         raise
-    except FileNotFoundError:
-        raise DatabaseError(
-            f"{path} cannot be made: there is no directory {path.parent}", hint=f"mkdir -p {path.parent}"
-        ) from None
     except OSError as error:
+        if not path.parent.is_dir():
+            raise DatabaseError(
+                f"{path} cannot be made: there is no directory {path.parent}", hint=f"mkdir -p {path.parent}"
+            ) from None
         kind = DatabaseFull if error.errno in (28, 122) else DatabaseReadOnly
         raise kind(f"{path} cannot be made: {error.strerror}") from None

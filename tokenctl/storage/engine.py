@@ -93,7 +93,8 @@ class Storage:
             revision = current_revision(connection)
             if revision is None:
                 raise NotMigrated(
-                    f"{self.path} has no schema of tokenctl", hint="tokenctl init, or name another --database"
+                    f"{self.path} is no database of tokenctl",
+                    hint="name another --database; tokenctl init makes a new one",
                 )
             if revision != SCHEMA_VERSION:
                 raise NotMigrated(
