@@ -20,6 +20,7 @@ import argparse
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import statistics
@@ -28,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from tokenctl.core import ids
 from tokenctl.service import purge as purging
 from tokenctl.storage import tokens
 from tokenctl.storage.engine import Connection, Storage
+from tokenctl.storage.schema import refresh_tokens
 
 _NOW = 1_772_366_400_000_000
 _SINCE = _NOW - 7 * logins.DAY
@@ -164,7 +166,7 @@ def _contend(path: Path, batch: int) -> int:
 
 
 def _raw(path: Path) -> dict[str, float]:
-    condition = sa.delete(tokens.refresh_tokens).where(tokens._dead(_SINCE))
+    condition = sa.delete(refresh_tokens).where(tokens._dead(_SINCE))
     text = str(condition.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}))
     with closing(logins.connect(path)) as connection:
         before, began = _peak(), time.perf_counter()
@@ -193,8 +195,8 @@ def _purge(path: Path, batch: int) -> dict[str, float]:
         sleep(seconds)
         slept += time.perf_counter() - began
 
-    Storage.write = watched_write  # type: ignore[method-assign]
-    time.sleep = watched_sleep
+    Storage.write = watched_write  # type: ignore[method-assign, assignment]
+    time.sleep = watched_sleep  # type: ignore[assignment]
     with TokenService(logins.settings(path), clock=lambda: _NOW) as service:
         before, began = _peak(), time.perf_counter()
         done = service.purge(batch=batch)
@@ -215,6 +217,10 @@ def _report(purged: int, seconds: float, slept: float, holds: list[float], befor
 
 def _peak() -> float:
     """The most memory that this process ever had (MB)."""
+    with suppress(FileNotFoundError):
+        # Linux hands ru_maxrss down from the parent, which built the table.
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1e3  # type: ignore[index]
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 

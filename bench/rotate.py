@@ -353,7 +353,7 @@ def _show(rows: list[list[str]], parts: _Parts, many: int, slices: int, pages: i
         [
             f"µs of CPU for each token within the floor: parse, MAC and hash {parse:.1f}, "
             f"successor {successor:.1f}, JWT {sign:.1f}.",
-            f"Statements in a batch: 1; events and rows written by all of these rotations: 0; pages: {pages:+}.",
+            f"Statements in a batch: 1. Events and rows that all of these rotations added: 0; pages: {pages}.",
         ],
     )  # fmt: skip
 

@@ -109,8 +109,10 @@ def sample(run: Run, path: Annotated[Path, typer.Argument(metavar="PATH", help="
     """
     from tokenctl.service.sample import build_sample
 
-    build_sample(path)
-    run.out.note(f"made {path}; try: tokenctl list --all --database {path}")
+    columns = [Column("database"), Column("tokens")]
+    run.out.expect(columns)
+    record = {"database": str(path), "tokens": len(build_sample(path))}
+    run.out.summary(record, columns, f"made {path}; try: tokenctl list --all --database {path}")
 
 
 _KEYS = [

@@ -216,5 +216,7 @@ def list_clients(run: Run) -> None:
 @command(clients, "delete", example="tokenctl client delete web")
 def delete_client(run: Run, client: Annotated[str, _CLIENT_ID]) -> None:
     """Delete a client that has no refresh tokens."""
+    columns = [Column("id")]
+    run.out.expect(columns)
     run.service.clients.delete(client)
-    run.out.note(f"deleted the client {client}")
+    run.out.summary({"id": client}, columns, f"deleted the client {client}")
