@@ -59,7 +59,7 @@ def main() -> int:
     given = parser.parse_args()
     if given.contender:
         return _contend(Path(given.contender[0]), int(given.contender[1]))
-    rows, rounds = (10_000, 1) if given.quick else (given.rows, given.rounds)
+    rows, rounds = (4_000, 1) if given.quick else (given.rows, given.rounds)
     batches = list(dict.fromkeys([0, *(int(size) for size in given.batches.split(","))]))
     found: dict[int, list[dict[str, float]]] = {batch: [] for batch in batches}
     with tempfile.TemporaryDirectory() as directory:

@@ -32,6 +32,8 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy.dialects import sqlite
 
 from bench import logins
@@ -192,20 +194,24 @@ def _sign(token: PresentedToken, key: SigningKey, user_id: str, scope: str, now:
 
 @dataclass(slots=True)
 class _Parts:
-    """µs of CPU for one token each: what the token work of the floor consists of."""
+    """µs of CPU for one token each: the token work of the floor, and a signature without its JWT."""
 
     parse: list[float] = field(default_factory=list)
     successor: list[float] = field(default_factory=list)
     sign: list[float] = field(default_factory=list)
+    bare: list[float] = field(default_factory=list)
 
     def measure(self, strings: Sequence[str], key: SigningKey) -> None:
         tokens = [token_string.parse(string, _MAC_KEY) for string in strings]
         now = time.time_ns() // 1000
-        user = ids.user_id(logins.user_id(1))
+        user, private, es256 = ids.user_id(logins.user_id(1)), key.private, ec.ECDSA(hashes.SHA256())
+        assert isinstance(private, ec.EllipticCurvePrivateKey)
+        message = b"a JWT is about that long" * 16
         for found, part in (
             (self.parse, lambda: [token_string.parse(string, _MAC_KEY).secret_hash for string in strings]),
             (self.successor, lambda: [token_string.successor(token, _MAC_KEY) for token in tokens]),
             (self.sign, lambda: [_sign(token, key, user, "profile", now) for token in tokens]),
+            (self.bare, lambda: [private.sign(message, es256) for _ in tokens]),
         ):
             meter = _Meter()
             meter.run(part)
@@ -223,7 +229,7 @@ def main() -> int:
     parser.add_argument("--profile", action="store_true", help="where the service's own time goes, for each")
     given = parser.parse_args()
     sizes = [int(size) for size in given.batches.split(",")]
-    many, slices = (512, 2) if given.quick else (given.logins, given.slices)
+    many, slices = (512, 1) if given.quick else (given.logins, given.slices)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "service.db"
         strings = _build(path, many)
@@ -286,7 +292,7 @@ def _measure(
     """A row of the table: rotations/s and CPU of each contender, at batches of that size."""
     many = len(contenders[0].strings)
     # A commit waits for the disk, so that small batches need more time for the same number of rotations.
-    rotations = max(size, 64 if quick else 300 if size == 1 else 4096)
+    rotations = max(size, 32 if quick else 200 if size == 1 else 4096)
     found: list[list[_Slice]] = [[] for _ in contenders]
     order = list(range(many))
     random.Random(2).shuffle(order)
@@ -305,6 +311,8 @@ def _measure(
     update, floor, service = (
         statistics.median(each.cpu / each.rotations * 1e6 for each in of) for of in found
     )
+    # The goal is set against a signature, and ours is the making of a JWT around it.
+    bare = floor - statistics.median(parts.sign) + statistics.median(parts.bare)
     return [
         str(size),
         *(f"{rate:,.0f}" for rate in rates),
@@ -313,7 +321,8 @@ def _measure(
         f"{service:.1f}",
         f"{service - floor:.1f}",
         ratio(service, floor),
-        "met" if service <= 2 * floor else "NOT met",
+        ratio(service, bare),
+        "met" if service <= 2 * bare else "NOT met",
     ]
 
 
@@ -342,18 +351,21 @@ def _statements(service: _Service, size: int) -> int:
 
 
 def _show(rows: list[list[str]], parts: _Parts, many: int, slices: int, pages: int) -> None:
-    parse, successor, sign = (statistics.median(part) for part in (parts.parse, parts.successor, parts.sign))
+    parse, successor, sign, bare = (
+        statistics.median(part) for part in (parts.parse, parts.successor, parts.sign, parts.bare)
+    )
     show(
         f"Medians of {slices} slices each, in turns, {many:,} logins.",
         [
             "batch", "update/s", "floor/s", "service/s", "update µs CPU", "floor µs CPU",
-            "service µs CPU", "its own part", "service / floor", "goal ≤ 2",
+            "service µs CPU", "its own part", "service / floor", "/ floor, bare signature",
+            "goal: that ≤ 2",
         ],
         rows,
         [
             f"µs of CPU for each token within the floor: parse, MAC and hash {parse:.1f}, "
-            f"successor {successor:.1f}, JWT {sign:.1f}.",
-            f"Statements in a batch: 1. Events and rows that all of these rotations added: 0; pages: {pages}.",
+            f"successor {successor:.1f}, JWT {sign:.1f} (its ES256 signature alone {bare:.1f}).",
+            f"Statements in a batch: 1. Events and rows that these rotations added: 0; pages: {pages}.",
         ],
     )  # fmt: skip
 

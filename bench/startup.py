@@ -45,7 +45,7 @@ def main() -> int:
     parser = options(__doc__)
     parser.add_argument("--rounds", type=int, default=30, metavar="N")
     given = parser.parse_args()
-    rounds = 2 if given.quick else given.rounds
+    rounds = 1 if given.quick else given.rounds
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         environment = _environment(place)

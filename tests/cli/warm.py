@@ -7,6 +7,7 @@ already. Start-up itself, terminals and signals are for `tests.cli.run` and its 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import runpy
@@ -54,7 +55,11 @@ class Warm:
         """As `tests.cli.run`: stdin is `input` or empty, never a terminal."""
         data = input.encode() if isinstance(input, str) else input or b""
         request = {"argv": argv, "env": environment(env), "cwd": str(cwd)}
-        with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        with (
+            tempfile.TemporaryFile() as stdin,
+            tempfile.TemporaryFile() as out,
+            tempfile.TemporaryFile() as err,
+        ):
             stdin.write(data)
             stdin.seek(0)
             fds = [file.fileno() for file in (stdin, out, err)]
@@ -69,6 +74,17 @@ def _content(file: BinaryIO) -> str:
 
 
 # --- the warm process --------------------------------------------------------------------------
+
+# What the commands import when they need it.
+WARM = (
+    "alembic.command",
+    "jwt",
+    "rich.progress",
+    "tokenctl.cli.main",
+    "tokenctl.core.passwords",
+    "tokenctl.service.doctor",
+    "tokenctl.service.sample",
+)
 
 
 def _serve(connection: socket.socket) -> None:
@@ -106,13 +122,6 @@ def _run(request: dict[str, Any], fds: list[int]) -> int:
 
 
 if __name__ == "__main__":
-    import alembic.command
-    import jwt
-    import rich.progress
-
-    import tokenctl.cli.main
-    import tokenctl.core.passwords
-    import tokenctl.service.doctor
-    import tokenctl.service.sample  # noqa: F401 - it is the imports that are wanted
-
+    for name in WARM:
+        importlib.import_module(name)
     _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -91,6 +91,7 @@ def test_no_user_name(text: str) -> None:
         ),
         pytest.param("\ufb01n", "FIN", id="ligature"),
         pytest.param("\u212a", "k", id="Kelvin sign"),
+        pytest.param("\u0390", "\u03aa\u0301", id="composed only after the folding"),
         pytest.param("\u01c6", "\u01c4", id="digraph"),
     ],
 )

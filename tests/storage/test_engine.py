@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tests.conftest import CHEAP, MASTER_KEY, Clock
+from tests.conftest import CHEAP, MASTER_KEY, START, Clock
 from tests.service import dump, run_sql
 from tokenctl import Context, Selector, Settings, TokenPair, TokenService, initialise
 from tokenctl.core.keys import derive_keys, format_master_key, parse_master_key
@@ -50,15 +50,16 @@ def pair(service: TokenService) -> TokenPair:
     return service.issue("ada")
 
 
-def run_python(code: str, *argv: str, timeout: float = 60) -> Any:
-    """What the code, run in a process of its own, printed as JSON."""
+def run_python(code: str, *argv: str, root: Path = ROOT) -> Any:
+    """What the code, run in a process of its own on the packages in `root`, printed as JSON."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code, *argv],
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=60,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=root,  # which `-c` looks in first
+        env={**os.environ, "PYTHONPATH": str(root)},
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -378,11 +379,10 @@ class TestFaultBetweenChangeAndEvent:
 READ_ONLY = """
 import json, os, sys
 from pathlib import Path
-from tests.conftest import START
 from tokenctl import Selector, Settings, TokenService, initialise
 from tokenctl.errors import TokenctlError
 
-path, login, user_id = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+path, login, user_id, now = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[5])
 results = {}
 
 def note(name, use):
@@ -397,11 +397,11 @@ def note(name, use):
 
 def open_(use):
     def opened():
-        with TokenService(Settings(database=str(path)), clock=lambda: START) as service:
+        with TokenService(Settings(database=str(path)), clock=lambda: now) as service:
             use(service)
     return opened
 
-# Whatever is imported late is imported now: afterwards our own files may be out of reach.
+# Whatever is imported late is imported now: afterwards the libraries may be out of reach.
 warm = Path(sys.argv[4])
 initialise(Settings(database=str(warm)))
 with TokenService(Settings(database=str(warm))) as service:
@@ -421,15 +421,18 @@ print(json.dumps(results))
 
 
 @pytest.fixture
-def shared() -> Iterator[Path]:
-    """A directory that every user of the machine can reach."""
+def public() -> Iterator[Path]:
+    """A directory that every user of the machine can reach: a copy of the package, a place for data."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o755)
+        shutil.copytree(ROOT / "tokenctl", directory / "tokenctl")
+        data = directory / "data"
+        data.mkdir()
         try:
             yield directory
         finally:
-            directory.chmod(0o700)
+            data.chmod(0o700)
 
 
 class TestReadOnly:
@@ -478,23 +481,24 @@ class TestReadOnly:
         service: TokenService,
         pair: TokenPair,
         settings: Settings,
-        shared: Path,
+        public: Path,
         tmp_path: Path,
         file_mode: int,
         directory_mode: int,
         expected: dict[str, str],
     ) -> None:
         service.close()
-        path = shared / "tokens.db"
+        directory = public / "data"
+        path = directory / "tokens.db"
         shutil.copy(settings.database, path)
         path.chmod(file_mode)
-        shared.chmod(directory_mode)
+        directory.chmod(directory_mode)
         warm = tmp_path / "warm.db"
         user_id = "65534" if os.geteuid() == 0 else "0"
-        found = run_python(READ_ONLY, str(path), pair.token_id, user_id, str(warm))
+        found = run_python(READ_ONLY, str(path), pair.token_id, user_id, str(warm), str(START), root=public)
         assert {name: kind for name, (kind, _) in found.items()} == expected, found
         assert all(hint for _, hint in found.values())
-        shared.chmod(0o700)
+        directory.chmod(0o700)
         written = expected["write"] == "done"
         revoked = run_sql(Settings(database=str(path)), "SELECT revoked_at IS NOT NULL FROM refresh_tokens")
         assert revoked == [(written,)]

@@ -22,7 +22,17 @@ import typer
 from tokenctl import errors
 
 # Importing a module of commands registers them. Add yours here, and its commands to ORDER.
-from tokenctl.cli import completion, config, database, help, purging, tokens, users  # noqa: A004, F401
+from tokenctl.cli import (
+    completion,
+    config,
+    database,
+    help,
+    inspecting,
+    purging,
+    revoking,
+    tokens,
+    users,
+)
 from tokenctl.cli.options import app
 from tokenctl.cli.output import printable
 

@@ -1,0 +1,134 @@
+"""`tokenctl inspect`: all that is known of one login, and why its state is what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tokenctl.cli import records, targets, times
+from tokenctl.cli.options import Run, app, command
+from tokenctl.cli.output import Column
+
+if TYPE_CHECKING:
+    from tokenctl.service.tokens import Inspection
+
+
+@command(
+    app,
+    "inspect",
+    example="tokenctl inspect rt_01a2070c17097d77944c7d0f55441a4a\ntokenctl inspect --check - < token.txt",
+    settings=("grace",),
+)
+def inspect(
+    run: Run,
+    target: Annotated[str, targets.ONE],
+    client: Annotated[
+        str | None, typer.Option("--client", metavar="ID", help="Judge it as presented by this client.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Exit 4 when it is not usable.")] = False,
+) -> int:
+    """Show what is known of a login: its state and why, where it was used, what happened to it.
+
+    Of a string it tells the verdict, too, if it were presented now. Nothing is changed, and no secret shown.
+    """
+    found = run.service.inspect(targets.one(target), client_id=client)
+    record = records.token(found.token, found.now) | {
+        "usable": _usable(found),
+        "why": _why(found),
+        "presented_generation": found.presented and found.presented.generation,
+        "verdict": found.judgement and str(found.judgement.verdict),
+        "verdict_reason": found.judgement and found.judgement.reason and str(found.judgement.reason),
+        "events": [_event_data(event) for event in found.events],
+    }
+    columns = [
+        *(column._replace(table=True) for column in records.token_columns(found.now)),
+        *(
+            Column(name)
+            for name in (
+                "usable",
+                "why",
+                "presented_generation",
+                "verdict",
+                "verdict_reason",
+                "events",
+            )
+        ),
+    ]
+    run.out.one(record, columns, card=_card(found))
+    return 4 if check and not _usable(found) else 0
+
+
+def _usable(found: Inspection) -> bool:
+    if found.judgement is not None:
+        return found.judgement.verdict in ("rotate", "retry", "recover")
+    return str(found.state) == "live"
+
+
+def _why(found: Inspection) -> str:
+    """One sentence that explains the state."""
+    row = found.token
+    match str(found.state):
+        case "revoked":
+            by = f" by {row.revoked_by}" if row.revoked_by else ""
+            return f"revoked {_at(row.revoked_at)}{by}: {row.revoked_reason}{_reuse(found)}"
+        case "expired":
+            return f"its absolute lifetime ended {_at(row.expires_at)}"
+        case "idle":
+            return f"not used since {_at(row.rotated_at)}, so it ended {_at(row.idle_expires_at)}"
+        case "blocked" if row.is_user_disabled(found.now):
+            until = f" until {_at(row.user_disabled_until)}" if row.user_disabled_until else ""
+            return f"the user is disabled{until}"
+        case "blocked":
+            return f"issued before the cut-off of {_at(row.not_before)}"
+    return "its current string is accepted"
+
+
+def _reuse(found: Inspection) -> str:
+    for event in found.events:
+        if event.type == "token.reuse":
+            return (
+                f"; generation {event.data['generation']} was presented when "
+                f"{event.data['current_generation']} was the current one"
+            )
+    return ""
+
+
+def _at(instant_: int | None) -> str:
+    return "never" if instant_ is None else times.show_local(instant_)
+
+
+def _card(found: Inspection) -> Iterator[tuple[str, str]]:
+    row = found.token
+    yield "id", row.id
+    yield "user", f"{row.user_name} ({row.user_id})"
+    yield "client", row.client_id
+    yield "scope", row.scope or "-"
+    yield "state", str(found.state)
+    yield "why", _why(found)
+    yield "generation", str(row.generation)
+    yield "issued", f"{_at(row.created_at)} {_where(row.issued)}"
+    yield "last used", f"{_at(row.rotated_at)} {_where(row.last)}"
+    yield "expires", f"{_at(row.expires_at)}, when idle {_at(row.idle_expires_at)}"
+    exposed = "until" if row.access_until > found.now else "ended"
+    yield "access token", f"{exposed} {_at(row.access_until)}"
+    if found.presented and found.judgement:
+        reason = f" ({found.judgement.reason})" if found.judgement.reason else ""
+        yield "presented", f"generation {found.presented.generation}"
+        yield "verdict now", f"{found.judgement.verdict}{reason}"
+    for event in found.events:
+        data = _event_data(event)
+        what = " ".join(str(data[key]) for key in ("type", "reason", "actor", "ip") if data[key])
+        yield _at(event.at), f"{what}  {records.facts(data['data'])}".rstrip()
+
+
+def _where(context: Any) -> str:
+    known = [part for part in (context.ip_text, context.user_agent) if part]
+    if context.device:
+        known.append(f"device {context.device.hex()[:12]}…")
+    return f"from {', '.join(known)}" if known else "(from where is not known)"
+
+
+def _event_data(event: Any) -> dict[str, Any]:
+    return records.event(event) | {"at": times.show_utc(event.at)}

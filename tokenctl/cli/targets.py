@@ -1,0 +1,74 @@
+"""How a command line names refresh tokens: ids, `-` for stdin, selectors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from tokenctl.cli import options
+from tokenctl.cli.confirm import read_lines, read_token
+from tokenctl.cli.options import Run
+from tokenctl.errors import EmptySelector, InvalidInput
+
+if TYPE_CHECKING:
+    from tokenctl.core.selector import Selector
+
+_STRING_PREFIX = "tkr1_"
+ONE = typer.Argument(metavar="ID|-", help="An id, rt_…; or - for a token string on stdin.")
+
+
+def one(target: str) -> str:
+    """An id, or the string that stdin has for `-`. A whole string in argv is refused."""
+    if target == "-":
+        return read_token()
+    if target.startswith(_STRING_PREFIX):
+        raise InvalidInput(
+            "a whole token string was given as an argument, where shell history and `ps` show it",
+            hint="give - and the string on stdin, and revoke this one: it has been seen",
+        )
+    return target
+
+
+def selector(
+    user: list[str] | None,
+    client: list[str] | None,
+    state: list[options.State] | None,
+    *,
+    everything: bool,
+) -> Selector:
+    """The selector that the flags make. Raises EmptySelector when they name nothing."""
+    from tokenctl import Selector, SelectState
+
+    chosen = Selector(
+        users=tuple(user or ()),
+        clients=tuple(client or ()),
+        states=tuple(SelectState(each.value) for each in state or ()),
+        everything=everything,
+    )
+    return chosen.require_some()
+
+
+def several(run: Run, given: list[str]) -> list[str]:
+    """The ids and strings that were named, those on stdin too."""
+    if any(each.startswith(_STRING_PREFIX) for each in given):
+        run.out.warn("a whole token string in the arguments stays in the shell's history; next time give -")
+    if "-" not in given:
+        return given
+    read = list(_stdin_lines(sys.stdin.buffer))
+    targets = [each for each in given if each != "-"] + read
+    if not targets:
+        raise EmptySelector(
+            "stdin names no refresh token, so nothing was done", hint="ids or strings, a line each"
+        )
+    return targets
+
+
+def _stdin_lines(stream: Any) -> Iterator[str]:
+    """A target a line; what is too long or no text stays in, to be counted as malformed."""
+    for line in read_lines(stream):
+        text = "(too long)" if line is None else line.decode("utf-8", "replace").strip()
+        if text:
+            yield text
