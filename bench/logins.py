@@ -14,6 +14,7 @@ from typing import Any
 from tokenctl import Settings
 from tokenctl.core.keys import format_master_key, generate_signing_key
 from tokenctl.service.database import build_database
+from tokenctl.storage.engine import WRITE_TIMEOUT, sqlite_engine
 
 MASTER_KEY = b"a master key for benchmarks, 32b"
 DAY = 86_400_000_000  # µs
@@ -72,8 +73,10 @@ def settings(path: Path) -> Settings:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """The bare driver, as durable and as strict as the service's own connections."""
-    connection = sqlite3.connect(path, isolation_level=None, cached_statements=512)
-    connection.execute("PRAGMA foreign_keys = 1")
-    connection.execute("PRAGMA synchronous = FULL")
+    """The bare driver with the service's own pragmas, whatever they are: no contender may be set up better."""
+    engine = sqlite_engine(path, WRITE_TIMEOUT)
+    fairy = engine.raw_connection()
+    fairy.detach()
+    connection = fairy.driver_connection
+    assert isinstance(connection, sqlite3.Connection)
     return connection

@@ -322,7 +322,7 @@ def _measure(
         f"{service - floor:.1f}",
         ratio(service, floor),
         ratio(service, bare),
-        "met" if service <= 2 * bare else "NOT met",
+        "" if size != 64 else "met" if service <= 2 * bare else "NOT met",
     ]
 
 
@@ -359,7 +359,7 @@ def _show(rows: list[list[str]], parts: _Parts, many: int, slices: int, pages: i
         [
             "batch", "update/s", "floor/s", "service/s", "update µs CPU", "floor µs CPU",
             "service µs CPU", "its own part", "service / floor", "/ floor, bare signature",
-            "goal: that ≤ 2",
+            "at 64, without HTTP: ≤ 2",
         ],
         rows,
         [

@@ -45,15 +45,15 @@ def main() -> int:
     parser = options(__doc__)
     parser.add_argument("--rounds", type=int, default=30, metavar="N")
     given = parser.parse_args()
-    rounds = 1 if given.quick else given.rounds
+    rounds, warm = (1, 0) if given.quick else (given.rounds, 1)
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         environment = _environment(place)
         contenders = _contenders(_live_login(place, environment))
-        for number in range(rounds + 1):
+        for number in range(warm + rounds):
             for contender in contenders:
                 wall, cpu = _run(contender, place, environment)
-                if number > 0:  # the first round compiles the modules
+                if number >= warm:  # the first round compiles the modules
                     contender.wall.append(wall)
                     contender.cpu.append(cpu)
     _show(contenders, rounds)

@@ -144,6 +144,8 @@ def _claim(value: object) -> str:
 
 
 def _path(value: object) -> str:
+    if isinstance(value, str) and "tkm1_" in value:
+        return "must name a file, and holds a master key itself; a key belongs into the file"
     if isinstance(value, str) and value and not re.search(r"[\x00-\x1f\x7f]", value):
         return ""
     return "must be a text without control characters, and not empty"

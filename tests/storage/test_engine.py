@@ -329,26 +329,27 @@ def spent(pair: TokenPair) -> str:
     return mint(token.raw_id, token.generation - 1, token.secret, derive_keys(MASTER_KEY).mac)
 
 
+@pytest.fixture
+def busy(service: TokenService, settings: Settings, clock: Clock) -> TokenPair:
+    """A live login at generation 2, beside a dead one and a disabled user."""
+    service.create_user("ada", PASSWORD)
+    service.create_user("carol")
+    service.users.disable("carol")
+    service.clients.create("app")
+    service.issue("ada")
+    run_sql(settings, "UPDATE refresh_tokens SET created_at = 1, rotated_at = 1, expires_at = 2")
+    first = service.rotate(service.issue("ada", context=Context.of(ip="192.0.2.1")).refresh_token)
+    pair = service.rotate(first.refresh_token)
+    clock.now += 60_000_000
+    return pair
+
+
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 class TestFaultBetweenChangeAndEvent:
-    @pytest.fixture
-    def pair(self, service: TokenService, settings: Settings, clock: Clock) -> TokenPair:
-        """A live login at generation 2, beside a dead one and a disabled user."""
-        service.create_user("ada", PASSWORD)
-        service.create_user("carol")
-        service.users.disable("carol")
-        service.clients.create("app")
-        service.issue("ada")
-        run_sql(settings, "UPDATE refresh_tokens SET created_at = 1, rotated_at = 1, expires_at = 2")
-        first = service.rotate(service.issue("ada", context=Context.of(ip="192.0.2.1")).refresh_token)
-        pair = service.rotate(first.refresh_token)
-        clock.now += 60_000_000
-        return pair
-
     def test_commits_neither(
         self,
         service: TokenService,
-        pair: TokenPair,
+        busy: TokenPair,
         settings: Settings,
         change: Callable[[TokenService, TokenPair], object],
     ) -> None:
@@ -358,20 +359,36 @@ class TestFaultBetweenChangeAndEvent:
         )
         before = dump(settings)
         with pytest.raises(DatabaseError):
-            change(service, pair)
+            change(service, busy)
         assert dump(settings) == before
 
     def test_without_the_fault_it_changes_something(
         self,
         service: TokenService,
-        pair: TokenPair,
+        busy: TokenPair,
         settings: Settings,
         change: Callable[[TokenService, TokenPair], object],
     ) -> None:
         before = dump(settings)
         with suppress(TokenRefused):  # a reuse is committed and raised
-            change(service, pair)
+            change(service, busy)
         assert dump(settings) != before
+
+
+@pytest.mark.parametrize("failing", ["token.revoke", "user.%"], ids=["of the login", "of the user"])
+@pytest.mark.parametrize("name", ["disable", "delete", "set a password"])
+def test_a_fault_at_one_of_two_events_commits_neither(
+    service: TokenService, busy: TokenPair, settings: Settings, name: str, failing: str
+) -> None:
+    run_sql(
+        settings,
+        f"CREATE TRIGGER fault BEFORE INSERT ON events WHEN new.type LIKE '{failing}'"
+        " BEGIN SELECT RAISE(ABORT, 'fault'); END",
+    )
+    before = dump(settings)
+    with pytest.raises(DatabaseError):
+        CHANGES[name](service, busy)
+    assert dump(settings) == before
 
 
 # --- files that may not be written -----------------------------------------------------------

@@ -26,6 +26,7 @@ def confirm(
     everything: bool = False,
     yes: bool = False,
     number: int | None = None,
+    look: str = "--dry-run",
 ) -> None:
     """Return when `what` ("revoke 23 tokens of 11 users") is confirmed.
 
@@ -38,7 +39,7 @@ def confirm(
         if number != users:
             raise Declined(
                 f"--confirm {number} is not the number of affected users, which is {users} now: {what}",
-                hint="--dry-run shows them",
+                hint=f"{look} shows them",
                 users=users,
                 tokens=tokens,
             )
@@ -50,7 +51,7 @@ def confirm(
     if not sys.stdin.isatty():
         raise ConfirmationMissing(
             f"this needs a confirmation, and there is no terminal to ask on: {what}",
-            hint=f"look at it with --dry-run, then add {flag}",
+            hint=f"look at it with {look}, then add {flag}",
             users=users,
             tokens=tokens,
             flag=flag.partition(" ")[0],
@@ -134,7 +135,9 @@ def _secret_line(stream: BinaryIO) -> str:
 def _checked(data: bytes) -> str:
     """The text of a secret. No message repeats any of it."""
     if not data:
-        raise InvalidInput("nothing was given where a secret was expected")
+        raise InvalidInput(
+            "nothing was given where a secret was expected", hint="hand it over on stdin, one line"
+        )
     if len(data) > _SECRET_BYTES:
         raise InvalidInput(f"this is too long for a secret: more than {_SECRET_BYTES:,} bytes")
     try:

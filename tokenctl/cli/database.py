@@ -38,9 +38,10 @@ def init(run: Run) -> None:
         "created": done.created,
     }
     key = record["key_file"] or "given by TOKENCTL_MASTER_KEY"
+    care = "keep a copy apart from the database: losing it ends every login"
     card = [
         ("database", f"{done.database} ({'created' if done.created else 'was there, unchanged'})"),
-        ("master key", f"{key}; keep a copy apart from the database: losing it ends every login"),
+        ("master key", "the sample's own, which is public" if done.is_sample else f"{key}; {care}"),
         ("signing key", done.kid),
         ("next", "tokenctl create-user NAME"),
     ]
@@ -62,12 +63,14 @@ def doctor(run: Run) -> int:
 
     run.out.expect(_CHECKS)
     checks = examine(run.settings)
+    well = all(each.ok for each in checks)
     rows = (
         {"check": each.check, "ok": each.ok, "detail": each.detail, "fix": "" if each.ok else each.fix}
         for each in checks
     )
-    run.out.rows(rows, _CHECKS, limit=0)
-    return 0 if all(each.ok for each in checks) else 7
+    shown = [column._replace(table=column.name != "fix" or not well) for column in _CHECKS]
+    run.out.rows(rows, shown, limit=0)
+    return 0 if well else 7
 
 
 @command(db, "upgrade", example="tokenctl db upgrade")

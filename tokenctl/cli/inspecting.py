@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +13,7 @@ from tokenctl.cli.output import Column
 
 if TYPE_CHECKING:
     from tokenctl.service.tokens import Inspection
+    from tokenctl.storage.events import Event
 
 
 @command(
@@ -36,7 +37,7 @@ def inspect(
     found = run.service.inspect(targets.one(target), client_id=client)
     record = records.token(found.token, found.now) | {
         "usable": _usable(found),
-        "why": _why(found),
+        "why": _why(found, times.show_utc),
         "presented_generation": found.presented and found.presented.generation,
         "verdict": found.judgement and str(found.judgement.verdict),
         "verdict_reason": found.judgement and found.judgement.reason and str(found.judgement.reason),
@@ -66,22 +67,26 @@ def _usable(found: Inspection) -> bool:
     return str(found.state) == "live"
 
 
-def _why(found: Inspection) -> str:
-    """One sentence that explains the state."""
+def _why(found: Inspection, show: Callable[[int], str]) -> str:
+    """One sentence that explains the state; `show` writes an instant."""
     row = found.token
+
+    def at(instant: int | None) -> str:
+        return "never" if instant is None else show(instant)
+
     match str(found.state):
         case "revoked":
             by = f" by {row.revoked_by}" if row.revoked_by else ""
-            return f"revoked {_at(row.revoked_at)}{by}: {row.revoked_reason}{_reuse(found)}"
+            return f"revoked {at(row.revoked_at)}{by}: {row.revoked_reason}{_reuse(found)}"
         case "expired":
-            return f"its absolute lifetime ended {_at(row.expires_at)}"
+            return f"its absolute lifetime ended {at(row.expires_at)}"
         case "idle":
-            return f"not used since {_at(row.rotated_at)}, so it ended {_at(row.idle_expires_at)}"
+            return f"not used since {at(row.rotated_at)}, so it ended {at(row.idle_expires_at)}"
         case "blocked" if row.is_user_disabled(found.now):
-            until = f" until {_at(row.user_disabled_until)}" if row.user_disabled_until else ""
+            until = f" until {at(row.user_disabled_until)}" if row.user_disabled_until else ""
             return f"the user is disabled{until}"
         case "blocked":
-            return f"issued before the cut-off of {_at(row.not_before)}"
+            return f"issued before the cut-off of {at(row.not_before)}"
     return "its current string is accepted"
 
 
@@ -95,8 +100,8 @@ def _reuse(found: Inspection) -> str:
     return ""
 
 
-def _at(instant_: int | None) -> str:
-    return "never" if instant_ is None else times.show_local(instant_)
+def _at(instant: int | None) -> str:
+    return "never" if instant is None else times.show_local(instant)
 
 
 def _card(found: Inspection) -> Iterator[tuple[str, str]]:
@@ -106,7 +111,7 @@ def _card(found: Inspection) -> Iterator[tuple[str, str]]:
     yield "client", row.client_id
     yield "scope", row.scope or "-"
     yield "state", str(found.state)
-    yield "why", _why(found)
+    yield "why", _why(found, times.show_local)
     yield "generation", str(row.generation)
     yield "issued", f"{_at(row.created_at)} {_where(row.issued)}"
     yield "last used", f"{_at(row.rotated_at)} {_where(row.last)}"
@@ -118,9 +123,16 @@ def _card(found: Inspection) -> Iterator[tuple[str, str]]:
         yield "presented", f"generation {found.presented.generation}"
         yield "verdict now", f"{found.judgement.verdict}{reason}"
     for event in found.events:
-        data = _event_data(event)
-        what = " ".join(str(data[key]) for key in ("type", "reason", "actor", "ip") if data[key])
-        yield _at(event.at), f"{what}  {records.facts(data['data'])}".rstrip()
+        yield _at(event.at), _happened(event)
+
+
+def _happened(event: Event) -> str:
+    """An event on a line: what, why, who, from where, and the rest of what is known."""
+    said = [event.type]
+    said += [f"({event.reason})"] if event.reason else []
+    said += [f"by {event.actor}"] if event.actor else []
+    said += [f"from {event.ip_text}"] if event.ip_text else []
+    return " ".join([*said, records.facts(event.data)]).rstrip()
 
 
 def _where(context: Any) -> str:

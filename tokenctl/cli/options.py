@@ -73,6 +73,7 @@ class State(StrEnum):
 
     LIVE = "live"
     BLOCKED = "blocked"
+    IDLE = "idle"
     EXPIRED = "expired"
     REVOKED = "revoked"
     DEAD = "dead"

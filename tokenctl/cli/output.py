@@ -255,7 +255,7 @@ class Printer:
         known = {column.name: column for column in columns}
         if self.format == "id":
             if "id" not in known:
-                raise InvalidInput("-o id does not fit here: what is printed has no id")
+                raise InvalidInput("-o id does not fit here: what is printed has no id", hint="-o jsonl")
             return [known["id"]]
         if not self.fields:
             return [c for c in columns if c.table] if self.format == "table" else columns

@@ -5,6 +5,7 @@ The fields are a contract: they are only ever added to.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tokenctl.cli import times
@@ -111,12 +112,13 @@ def event(row: Event) -> dict[str, Any]:
         "at": row.at,
         "type": row.type,
         "actor": row.actor,
+        "user": row.user_name,
         "user_id": row.user_id,
         "token_id": row.token_id,
         "client": row.client_id,
         "ip": row.ip_text,
         "reason": row.reason,
-        "data": {key: event_datum(key, value) for key, value in row.data.items()},
+        "data": {key: _datum(key, value, times.show_utc) for key, value in row.data.items()},
     }
 
 
@@ -124,14 +126,14 @@ def event(row: Event) -> dict[str, Any]:
 _DATA_INSTANTS = frozenset({"expires_at", "access_until", "rotated_at", "until"})
 
 
-def event_datum(key: str, value: Any) -> Any:
-    """A value of an event's data, its instants as every other instant in data."""
-    return times.show_utc(value) if key in _DATA_INSTANTS and isinstance(value, int) else value
+def _datum(key: str, value: Any, show: Callable[[int], str]) -> Any:
+    return show(value) if key in _DATA_INSTANTS and isinstance(value, int) else value
 
 
 def facts(data: dict[str, Any]) -> str:
-    """An event's data on one line, without what is not known."""
-    return " ".join(f"{key}={value}" for key, value in data.items() if value is not None)
+    """An event's data on one line, without what is not known; instants in local time."""
+    known = ((key, _datum(key, value, times.show_local)) for key, value in data.items())
+    return " ".join(f"{key}={value}" for key, value in known if value is not None)
 
 
 EVENT_COLUMNS = [
@@ -139,10 +141,13 @@ EVENT_COLUMNS = [
     instant("at"),
     Column("type"),
     Column("actor", shrink=True),
-    Column("user_id", "user", table=False),
+    Column("user", shrink=True),
+    Column("user_id", table=False),
     Column("token_id", "token"),
     Column("client", table=False),
     Column("ip"),
     Column("reason", shrink=True),
-    Column("data", show=facts, shrink=True),
+    Column(
+        "data", shrink=True, show=lambda data: " ".join(f"{k}={v}" for k, v in data.items() if v is not None)
+    ),
 ]

@@ -53,12 +53,13 @@ def revoke(
     number: options.Confirm = None,
 ) -> int:
     """Revoke logins: by id, by string on stdin, or all that the selectors match."""
-    named = targets.several(run, target or [])
-    if named and (user or client or state or everything):
+    run.out.expect(records.token_columns(0) if dry_run else _REVOKED)
+    if target and (user or client or state or everything):
         raise InvalidInput(
             "ids and selectors together are ambiguous",
             hint="give either, or pipe `list -o id` into `revoke -`",
         )
+    named = targets.several(run, target or [])
     seen = (
         run.service.preview_targets(named)
         if named

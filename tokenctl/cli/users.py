@@ -78,19 +78,22 @@ def list_(run: Run, limit: options.Limit = None) -> None:
 
 @command(users, "show", example="tokenctl user show ada")
 def show(run: Run, name: Annotated[str, _NAME]) -> None:
-    """Show one user, and how many live refresh tokens it has."""
-    from tokenctl import Selector
+    """Show one user, and how many refresh tokens it has."""
+    from tokenctl import Selector, SelectState
 
     user = run.service.users.get(name)
     seen = run.service.preview(Selector(users=(user.id,)))
+    live = run.service.preview(Selector(users=(user.id,), states=(SelectState.LIVE,))).tokens
     record = records.user(user, run.service.now()) | {
-        "live_tokens": seen.tokens,
+        "live_tokens": live,
+        "blocked_tokens": seen.tokens - live,
         "dead_tokens": seen.already_dead,
         "last_used_at": seen.last_used_at,
     }
     columns = [
         *(column._replace(table=True) for column in records.USER_COLUMNS),
         Column("live_tokens"),
+        Column("blocked_tokens"),
         Column("dead_tokens"),
         instant("last_used_at"),
     ]
@@ -168,7 +171,8 @@ def _confirm(run: Run, name: str, verb: str, *, yes: bool, number: int | None, a
     user = run.service.users.get(name)
     seen = run.service.preview(Selector(users=(user.id,)))
     what = f"{verb} {user.name}, which ends {amount(seen.tokens, 'refresh token')}"
-    confirm(what, tokens=max(seen.tokens, int(always)), users=1, yes=yes, number=number)
+    tokens = max(seen.tokens, int(always))
+    confirm(what, tokens=tokens, users=1, yes=yes, number=number, look=f"tokenctl user show {user.name}")
 
 
 def _show_change(run: Run, done: UserChange, verb: str) -> None:

@@ -34,7 +34,7 @@ class Context:
         """
         return cls(
             ip=None if ip is None else pack_ip(ip),
-            user_agent=None if user_agent is None else _clean_user_agent(user_agent),
+            user_agent=_clean_user_agent(user_agent or "") or None,
             device=None if device is None else hash_device(device),
         )
 
@@ -54,7 +54,7 @@ def pack_ip(text: str) -> bytes:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
-        raise InvalidInput(f"{text[:60]!r} is not an IP address") from None
+        raise InvalidInput(f"{text[:45]!r} is not an IP address", hint="198.51.100.7, 2001:db8::7") from None
     if isinstance(address, ipaddress.IPv4Address):
         return b"\0" * 10 + b"\xff\xff" + address.packed
     return address.packed

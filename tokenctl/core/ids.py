@@ -57,10 +57,10 @@ def parse_user_id(text: str) -> str:
 
 def _parse(text: str, prefix: str, what: str) -> str:
     digits = text.lower().removeprefix(prefix)
-    # lower() maps some letters outside ASCII into it (the Kelvin sign to k), hence isascii on the input.
-    if not text.isascii() or not _UUID_TEXT.fullmatch(digits):
+    if not _UUID_TEXT.fullmatch(digits):
+        # No more of it than this: it may be a piece of a token string.
         raise InvalidInput(
-            f"{text[:60]!r} is not {what}",
+            f"{text[:8]!r}… is not {what}" if len(text) > 8 else f"{text!r} is not {what}",
             hint=f"an id is {prefix} and 32 hex digits, or a UUID",
         )
     return prefix + digits.replace("-", "")

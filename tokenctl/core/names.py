@@ -16,6 +16,7 @@ _CLIENT_ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 # RFC 6749 §3.3: scope-token = 1*( %x21 / %x23-5B / %x5D-7E )
 _SCOPE_TOKEN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,128}", re.ASCII)
 _MAX_SCOPE = 1024
+_SECRET = re.compile(r"tk[rm]1_[A-Za-z0-9_-]{8}", re.ASCII)
 
 
 def clean_user_name(text: str) -> str:
@@ -23,16 +24,22 @@ def clean_user_name(text: str) -> str:
 
     Raises InvalidInput.
     """
+    _refuse_secret(text)
     name = unicodedata.normalize("NFC", text)
     if not 1 <= len(name) <= MAX_USER_NAME:
-        raise InvalidInput(f"a user's name has 1 to {MAX_USER_NAME} characters; this one has {len(name)}")
+        raise InvalidInput(
+            f"a user's name has 1 to {MAX_USER_NAME} characters; this one has {len(name)}",
+            hint="use a short name, or an e-mail address",
+        )
     if not name.isprintable() or name != name.strip():
         raise InvalidInput(
             f"the user's name {name[:60]!r} has a control character, or a space at an end",
             hint="use letters, digits, or an e-mail address",
         )
-    if name.startswith("usr_"):
-        raise InvalidInput("a user's name cannot begin with usr_, which marks a user's id")
+    if user_name_key(name).startswith("usr_"):
+        raise InvalidInput(
+            "a user's name cannot begin with usr_, which marks a user's id", hint="use another name"
+        )
     return name
 
 
@@ -43,6 +50,7 @@ def user_name_key(name: str) -> str:
 
 def clean_client_id(text: str) -> str:
     """A client's id: 1 to 128 printable ASCII characters without a space. Raises InvalidInput."""
+    _refuse_secret(text)
     if not _CLIENT_ID.fullmatch(text):
         raise InvalidInput(
             f"{text[:60]!r} is not a client's id", hint="1 to 128 printable ASCII characters, no space"
@@ -52,8 +60,12 @@ def clean_client_id(text: str) -> str:
 
 def clean_note(text: str) -> str:
     """A reason or an actor for the audit log: 1 to 256 printable characters. Raises InvalidInput."""
+    _refuse_secret(text)
     if not 1 <= len(text) <= MAX_NOTE or not text.isprintable():
-        raise InvalidInput(f"a reason or an actor is one line of 1 to {MAX_NOTE} printable characters")
+        raise InvalidInput(
+            f"a reason or an actor is one line of 1 to {MAX_NOTE} printable characters",
+            hint="name the incident, for example INC-7",
+        )
     return text
 
 
@@ -62,12 +74,23 @@ def clean_scope(text: str) -> str:
 
     Raises InvalidScope.
     """
+    _refuse_secret(text)
     tokens = dict.fromkeys(text.split(" ") if text else ())
     if len(text) > _MAX_SCOPE or not all(_SCOPE_TOKEN.fullmatch(token) for token in tokens):
         raise InvalidScope(
-            "the scope is malformed: words of printable ASCII without quotes, one space between them"
+            "the scope is malformed: words of printable ASCII without quotes, one space between them",
+            hint="for example: profile orders:read",
         )
     return " ".join(tokens)
+
+
+def _refuse_secret(text: str) -> None:
+    """What is stored and shown in clear must not hold a secret that somebody put into the wrong place."""
+    if _SECRET.search(text):
+        raise InvalidInput(
+            "there is a token string or a master key where a name or a reason belongs; it was not stored",
+            hint="revoke that token: it has been seen",
+        )
 
 
 def narrow_scope(requested: str, granted: str) -> str:

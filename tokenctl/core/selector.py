@@ -13,10 +13,11 @@ from tokenctl.errors import EmptySelector
 
 
 class SelectState(StrEnum):
-    """States to select by. `expired` holds idle ones too; `dead` is expired or revoked."""
+    """States to select by. `expired` holds the idle ones too; `dead` is expired or revoked."""
 
     LIVE = "live"
     BLOCKED = "blocked"
+    IDLE = "idle"
     EXPIRED = "expired"
     REVOKED = "revoked"
     DEAD = "dead"

@@ -29,7 +29,7 @@ from tokenctl.settings import Settings
 from tokenctl.storage import events, keys, migrate
 from tokenctl.storage.create import create, write_new_file
 from tokenctl.storage.create import upgrade as upgrade_schema
-from tokenctl.storage.engine import Connection, Storage, sqlite_path
+from tokenctl.storage.engine import Connection, Storage, is_there, sqlite_path
 from tokenctl.storage.events import Event
 from tokenctl.storage.schema import SCHEMA_VERSION
 
@@ -46,6 +46,7 @@ class Initialised:
     schema: str
     key_file: Path | None
     created: bool
+    is_sample: bool = False
 
 
 def initialise(settings: Settings, *, actor: str = "service") -> Initialised:
@@ -55,12 +56,12 @@ def initialise(settings: Settings, *, actor: str = "service") -> Initialised:
     Raises KeyWrong or KeyMissing when a database is there whose key is not, and DatabaseError's kinds.
     """
     path = sqlite_path(settings.database)
-    if path.is_dir():
-        raise DatabaseExists(f"{path} is a directory", hint=f"--database {path / 'tokenctl.db'}")
     key_file = None if settings.master_key is not None else key_path(settings, path)
-    if path.exists():
+    if is_there(path):
+        if path.is_dir():
+            raise DatabaseExists(f"{path} is a directory", hint=f"--database {path / 'tokenctl.db'}")
         return _found(settings, path, key_file)
-    if key_file is not None and not key_file.exists():
+    if key_file is not None and not is_there(key_file):
         master = generate_master_key()
         try:
             write_new_file(key_file, format_master_key(master).encode("ascii") + b"\n")
@@ -121,8 +122,9 @@ def _found(settings: Settings, path: Path, key_file: Path | None) -> Initialised
             database=path,
             kid=runtime.signing_key.kid,
             schema=SCHEMA_VERSION,
-            key_file=key_file,
+            key_file=None if runtime.is_sample else key_file,
             created=False,
+            is_sample=runtime.is_sample,
         )
 
 

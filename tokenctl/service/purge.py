@@ -15,6 +15,7 @@ from tokenctl.errors import ClockSuspect
 from tokenctl.service.revocation import Stop
 from tokenctl.service.runtime import Runtime, micros
 from tokenctl.storage import events, tokens
+from tokenctl.storage.engine import Connection
 from tokenctl.storage.events import Event
 
 DEFAULT_BATCH = 1_000
@@ -51,8 +52,8 @@ def purge(
 ) -> Purge:
     """Delete rows that were dead before `retention` ago. See `TokenService.purge`."""
     started = time.monotonic()
-    dead_since = runtime.clock() - micros(retention)
     if dry_run:
+        dead_since = runtime.clock() - micros(retention)
         with runtime.storage.read() as connection:
             found = tokens.count_dead(connection, dead_since=dead_since)
         return _report(started, found, 0, dead_since, complete=True, dry_run=True)
@@ -62,16 +63,27 @@ def purge(
         return late or stop()
 
     with runtime.storage.exclusive("purge", wait=lock_wait.total_seconds()):
+        # After the waiting: the clock may have been put right meanwhile.
+        dead_since = runtime.clock() - micros(retention)
         if not force:
             _demand_plausible_clock(runtime, retention)
-        purged, batches, complete = _delete(runtime, dead_since, batch, over, progress)
-        report = _report(started, purged, batches, dead_since, complete=complete)
-        _record(runtime, report, actor)
-    return report
+        purged, batches, complete = _delete(
+            runtime, dead_since, batch, over=over, progress=progress, actor=actor
+        )
+        if not batches:
+            with runtime.storage.write() as connection:
+                _record(runtime, connection, 0, actor)
+    return _report(started, purged, batches, dead_since, complete=complete)
 
 
 def _delete(
-    runtime: Runtime, dead_since: int, batch: int, over: Stop, progress: Callable[[int, int], None] | None
+    runtime: Runtime,
+    dead_since: int,
+    batch: int,
+    *,
+    over: Stop,
+    progress: Callable[[int, int], None] | None,
+    actor: str,
 ) -> tuple[int, int, bool]:
     """How many rows and batches, and whether all that was found is deleted."""
     purged = batches = total = 0
@@ -88,7 +100,9 @@ def _delete(
         if found is None:
             return purged, batches, True
         with runtime.storage.write() as connection:
-            purged += tokens.delete_dead(connection, *found, dead_since=dead_since)
+            deleted = tokens.delete_dead(connection, *found, dead_since=dead_since)
+            _record(runtime, connection, deleted, actor)
+        purged += deleted
         batches += 1
         after = found[1]
         if progress is not None:
@@ -116,11 +130,10 @@ def _demand_plausible_clock(runtime: Runtime, retention: timedelta) -> None:
         )
 
 
-def _record(runtime: Runtime, report: Purge, actor: str) -> None:
-    """The run itself is a write: the next one can tell by it that the clock moved on as it should."""
-    facts = {"purged": report.purged, "batches": report.batches, "complete": report.complete}
-    with runtime.storage.write() as connection:
-        events.add(connection, [Event(at=runtime.clock(), type="purge", actor=actor, data=facts)])
+def _record(runtime: Runtime, connection: Connection, purged: int, actor: str) -> None:
+    """In the transaction of what was purged; by it the next run can tell that the clock moves well."""
+    event = Event(at=runtime.clock(), type="purge", actor=actor, data={"purged": purged})
+    events.add(connection, [event])
 
 
 def _report(

@@ -329,7 +329,11 @@ def preview(runtime: Runtime, selector: Selector) -> Preview:
 
 def select(runtime: Runtime, selector: Selector) -> Iterator[RefreshToken]:
     """All rows of the selection, oldest login first, in constant memory; each page is one read."""
-    for part in _parts(resolve(runtime, selector)):
+    return _pages(runtime, resolve(runtime, selector))  # resolved now, not when the first row is asked for
+
+
+def _pages(runtime: Runtime, selector: Selector) -> Iterator[RefreshToken]:
+    for part in _parts(selector):
         after: str | None = None
         while True:
             with runtime.storage.read() as connection:
@@ -341,14 +345,18 @@ def select(runtime: Runtime, selector: Selector) -> Iterator[RefreshToken]:
 
 
 def resolve(runtime: Runtime, selector: Selector) -> Selector:
-    """The selector with its users as ids. Raises EmptySelector, UserNotFound, ClientNotFound."""
+    """The selector with its users as ids, and each id once, in its one form.
+
+    Raises EmptySelector, InvalidInput, UserNotFound, ClientNotFound.
+    """
     selector.require_some()
+    token_ids = tuple(sorted({ids.parse_token_id(token) for token in selector.token_ids}))
     with runtime.storage.read() as connection:
         found = tuple(users.require(connection, user).id for user in selector.users)
         for client in selector.clients:
             if users.get_client(connection, clean_client_id(client)) is None:
                 raise ClientNotFound(f"there is no client {client}")
-    return replace(selector, users=found)
+    return replace(selector, users=found, token_ids=token_ids)
 
 
 def exposure(runtime: Runtime, access_until: int) -> int | None:
@@ -357,10 +365,9 @@ def exposure(runtime: Runtime, access_until: int) -> int | None:
 
 
 def _parts(selector: Selector) -> Iterator[Selector]:
-    """The selector, cut up where it names more ids than one statement takes; in order of id."""
+    """The resolved selector, cut up where it names more ids than one statement takes; in order of id."""
     if len(selector.token_ids) <= tokens.CHUNK:
         yield selector
         return
-    named = sorted(selector.token_ids)
-    for i in range(0, len(named), tokens.CHUNK):
-        yield replace(selector, token_ids=tuple(named[i : i + tokens.CHUNK]))
+    for i in range(0, len(selector.token_ids), tokens.CHUNK):
+        yield replace(selector, token_ids=selector.token_ids[i : i + tokens.CHUNK])

@@ -155,6 +155,7 @@ class _Batch:
         self._runtime = runtime
         self._connection = connection
         self.events: list[Event] = []
+        self._refusals: set[tuple[str, str, str]] = set()
 
     def run(self, wave: list[_Entry]) -> None:
         """Give each entry its outcome; no id may appear twice."""
@@ -287,8 +288,12 @@ class _Batch:
     def _note_refusal(
         self, entry: _Entry, row: RefreshToken, now: int, type_: str, reason: str, *, critical: bool
     ) -> None:
+        if (row.id, type_, reason) in self._refusals:
+            return
+        self._refusals.add((row.id, type_, reason))
+        since = now - _REFUSAL_INTERVAL
         if not events.exists_since(
-            self._connection, token_id=row.id, type_=type_, reason=reason, since=now - _REFUSAL_INTERVAL
+            self._connection, token_id=row.id, type_=type_, reason=reason, since=since
         ):
             facts = {"critical": True} if critical else {}
             self._note(entry, row.user_id, now, type_, reason=reason, **facts)

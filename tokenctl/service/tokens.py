@@ -23,6 +23,7 @@ from tokenctl.errors import (
     ClientNotFound,
     Contended,
     InvalidInput,
+    InvalidToken,
     TokenctlError,
     TokenNotFound,
     TokenRefused,
@@ -216,7 +217,8 @@ class TokenService:
         lifetime = self._runtime.settings.refresh_ttl if ttl is None else ttl
         if not timedelta(0) < lifetime <= _LONGEST_LIFE:
             raise InvalidInput(
-                f"a refresh token lives for more than 0 s and at most {_LONGEST_LIFE.days} days"
+                f"a refresh token lives for more than 0 s and at most {_LONGEST_LIFE.days} days",
+                hint="for example 30d",
             )
         return micros(lifetime)
 
@@ -278,7 +280,12 @@ class TokenService:
                 token_id=row.id,
                 client_id=row.client_id,
                 reason=reason,
-                data={"generation": row.generation + 1, "access_until": row.access_until},
+                data={
+                    "generation": row.generation + 1,
+                    "access_until": row.access_until,
+                    "last_ip": row.last.ip_text,
+                    "last_user_agent": row.last.user_agent,
+                },
             )
             events.add(connection, [event])
         return Reissue(
@@ -294,12 +301,12 @@ class TokenService:
         """All that is known of a login, named by its id or by a string of any generation. Changes nothing.
 
         Of a string it tells the verdict if it were presented now, by `client_id` (default: its own client).
-        Raises InvalidToken (a string needs the master key), InvalidInput, TokenNotFound.
+        Raises InvalidToken for what is neither, KeyMissing for a string without the key, TokenNotFound.
         """
         presented = None
         if token_string.looks_like(target):
             presented = token_string.parse(target, self._runtime.keys.mac)
-        token_id = presented.token_id if presented else ids.parse_token_id(target)
+        token_id = presented.token_id if presented else _named_id(target)
         with self._runtime.storage.read() as connection:
             row = tokens.get(connection, token_id)
             timeline = events.tail(connection, limit=_TIMELINE, token_id=token_id)
@@ -407,3 +414,11 @@ class TokenService:
             progress=progress,
             actor=self._runtime.who(actor),
         )
+
+
+def _named_id(target: str) -> str:
+    """The id; what is none is no token either, since both may come from the same place."""
+    try:
+        return ids.parse_token_id(target)
+    except InvalidInput as error:
+        raise InvalidToken(error.message, hint=error.hint) from None

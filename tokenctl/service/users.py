@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
@@ -29,8 +30,6 @@ from tokenctl.storage.tokens import Revoked
 from tokenctl.storage.users import Client, User
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
     from tokenctl.core.passwords import PasswordHasher, PasswordPolicy
 
 _PAGE = 1_000
@@ -114,11 +113,18 @@ class UserService:
     ) -> UserChange:
         """Keep a user out: for good, which revokes every login, or for a time, which revokes nothing.
 
-        Raises UserNotFound.
+        Raises UserNotFound, InvalidInput.
         """
+        if duration is not None and duration <= timedelta(0):
+            raise InvalidInput("a user is disabled for more than 0 s", hint="for example 24h")
         with self._runtime.storage.write() as connection:
             found = users.require(connection, user, lock=True)
             now = self._runtime.clock()
+            if duration is not None and found.disabled_at is not None and found.disabled_until is None:
+                raise InvalidInput(
+                    f"{found.name} is disabled for good, and a time would end that",
+                    hint=f"tokenctl user enable {found.name}, if that is meant",
+                )
             until = None if duration is None else now + micros(duration)
             users.set_disabled(connection, found.id, at=now, until=until)
             self._note(connection, "user.disable", found, now, actor, reason=reason, until=until)
@@ -176,10 +182,12 @@ class UserService:
         if verified.upgraded_hash is None:
             return user
         with self._runtime.storage.write() as connection:
-            users.set_password_hash(
+            if users.set_password_hash(
                 connection, user.id, verified.upgraded_hash, instead_of=user.password_hash
-            )
-            return users.require(connection, user.id)
+            ):
+                return users.require(connection, user.id)
+        # Changed meanwhile: by another login's upgrade, or by a new password. Which, only a new look tells.
+        return self.authenticate(name, password)
 
     # --- shared ---
 
@@ -277,7 +285,10 @@ class ClientService:
     def delete(self, client_id: str, *, actor: str | None = None) -> None:
         """Delete a client that nobody is logged in to. Raises ClientNotFound, InvalidInput."""
         if client_id == DEFAULT_CLIENT:
-            raise InvalidInput(f"the client {DEFAULT_CLIENT} stands for logins that name none, and stays")
+            raise InvalidInput(
+                f"the client {DEFAULT_CLIENT} stands for logins that name none, and stays",
+                hint="tokenctl client list",
+            )
         with self._runtime.storage.write() as connection:
             if users.get_client(connection, client_id) is None:
                 raise ClientNotFound(f"there is no client {client_id}")

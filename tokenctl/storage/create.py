@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,13 +21,16 @@ def create(path: Path, fill: Callable[[Connection], None], *, journal_mode: str 
     half-made, and of two at once the second finds a finished one. Raises DatabaseExists then.
     `journal_mode` DELETE is for a file that is to be handed on: it leaves nothing beside it.
     """
-    building = path.with_name(f"{path.name}.init-{os.getpid()}")
+    building = _beside(path)
     with file_errors(path):
         try:
             os.close(os.open(building, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
             _build(building, fill, journal_mode)
             os.link(building, path)
             _sync_directory(path.parent)
+            # Its lock files, with its owner: whoever writes first may be root.
+            with WriterQueue(path, WRITE_TIMEOUT).turn():
+                pass
         except FileExistsError:
             raise DatabaseExists(f"{path} is there already, and stays as it is") from None
         finally:
@@ -56,11 +60,13 @@ def upgrade(path: Path) -> tuple[str | None, str]:
     # Foreign keys are off, since a migration that rebuilds a table of SQLite would cascade into the others.
     engine = sqlite_engine(path, WRITE_TIMEOUT, foreign_keys=False)
     try:
-        with translated(path), WriterQueue(path, WRITE_TIMEOUT).turn(), engine.connect() as plain:
+        with translated(path), engine.connect() as plain:
+            # Before a lock file is made: none belongs beside a file that is not ours.
+            with plain.begin():
+                if migrate.current_revision(plain) is None:
+                    raise NotADatabase(f"{path} is no database of tokenctl", hint="name another --database")
             connection = plain.execution_options(tokenctl_begin="BEGIN IMMEDIATE")
-            with connection.begin():
-                if migrate.current_revision(connection) is None:
-                    raise NotADatabase(f"{path} is no database of tokenctl", hint="tokenctl init, elsewhere")
+            with WriterQueue(path, WRITE_TIMEOUT).turn(), connection.begin():
                 versions = migrate.upgrade(connection)
                 if connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
                     raise DatabaseError(f"the upgrade of {path} would leave rows that refer to nothing")
@@ -71,7 +77,7 @@ def upgrade(path: Path) -> tuple[str | None, str]:
 
 def write_new_file(path: Path, content: bytes) -> None:
     """A new file of mode 0600 that is on disk, whole, before it has its name. Raises FileExistsError."""
-    building = path.with_name(f"{path.name}.new-{os.getpid()}")
+    building = _beside(path)
     with file_errors(path):
         try:
             fd = os.open(building, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
@@ -83,6 +89,11 @@ def write_new_file(path: Path, content: bytes) -> None:
             _sync_directory(path.parent)
         finally:
             building.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A name that nobody has: what a killed init left must hinder no later one, whatever its pid."""
+    return path.with_name(f"{path.name}.new-{secrets.token_hex(8)}")
 
 
 def _sync_directory(directory: Path) -> None:

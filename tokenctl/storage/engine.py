@@ -35,6 +35,7 @@ __all__ = [
     "Connection",
     "StatementRefused",
     "Storage",
+    "is_there",
     "sqlite_engine",
     "sqlite_path",
     "translated",
@@ -56,9 +57,10 @@ class Storage:
     def __init__(self, database: str, *, write_timeout: float = WRITE_TIMEOUT) -> None:
         """`database` is a path, or a URL as SQLAlchemy reads it. Raises DatabaseMissing, ConfigInvalid."""
         self.path = sqlite_path(database)
+        if not is_there(self.path):
+            raise DatabaseMissing(f"there is no database at {self.path}: it does not exist")
         if not self.path.is_file():
-            what = "is not a file" if self.path.exists() else "does not exist"
-            raise DatabaseMissing(f"there is no database at {self.path}: it {what}")
+            raise DatabaseMissing(f"there is no database at {self.path}: it is not a file")
         self._queue = locks.WriterQueue(self.path, write_timeout)
         self.engine = sqlite_engine(self.path, write_timeout)
 
@@ -97,8 +99,10 @@ class Storage:
                     hint="name another --database; tokenctl init makes a new one",
                 )
             if revision != SCHEMA_VERSION:
+                newer = revision > SCHEMA_VERSION
                 raise NotMigrated(
-                    f"the schema of {self.path} is {revision}, and this release works on {SCHEMA_VERSION}"
+                    f"the schema of {self.path} is {revision}, and this release works on {SCHEMA_VERSION}",
+                    hint="install the release that upgraded it" if newer else "tokenctl db upgrade",
                 )
             return {row.key: row.value for row in connection.execute(sa.select(meta))}
 
@@ -125,6 +129,17 @@ def sqlite_path(database: str) -> Path:
             hint="--database PATH",
         )
     return Path(url.database)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is anything at `path`. Raises DatabaseReadOnly where this user may not even look."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise DatabaseReadOnly(f"{path} cannot be looked at: {error.strerror}") from None
+    return True
 
 
 def sqlite_engine(path: Path, timeout: float, *, foreign_keys: bool = True) -> Engine:
@@ -165,12 +180,24 @@ def sqlite_engine(path: Path, timeout: float, *, foreign_keys: bool = True) -> E
     return engine
 
 
+#: A constraint, or a value that the driver cannot bind (SQLAlchemy wraps TypeError and its like, too).
+_REFUSALS = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.ProgrammingError,
+    sqlite3.InterfaceError,
+    TypeError,
+    ValueError,
+    OverflowError,
+)
+
+
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
     """Raise our errors in place of SQLAlchemy's and the driver's."""
     try:
         yield
-    except sa.exc.DBAPIError as error:
+    except sa.exc.StatementError as error:
         raise _meaning(error.orig, path) from error
     except sqlite3.Error as error:  # from the connect function, which SQLAlchemy does not wrap
         raise _meaning(error, path) from error
@@ -197,8 +224,7 @@ def _meaning(error: BaseException | None, path: Path) -> DatabaseError:
         )
     if name.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
         return DatabaseReadOnly(f"{path}, or a file beside it, cannot be opened by this user")
-    unbound = isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError)
-    if unbound or name.startswith(("SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_TOOBIG", "SQLITE_RANGE")):
+    if isinstance(error, _REFUSALS) or name in ("SQLITE_TOOBIG", "SQLITE_RANGE"):
         return StatementRefused(f"the database refused a value ({error})")
     if "no such table" in str(error) or "no such column" in str(error):
         return NotMigrated(f"{path} has not the schema of this release ({error})")

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, Row
 
 from tokenctl.core import ids
 from tokenctl.core.context import unpack_ip
-from tokenctl.storage.schema import events
+from tokenctl.storage.schema import events, users
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,8 @@ class Event:
     reason: str | None = None
     data: dict[str, Any] = field(default_factory=dict)
     id: int | None = None
+    #: The user's name now; None when the user is gone, and until the event is read.
+    user_name: str | None = None
 
     @property
     def ip_text(self) -> str | None:
@@ -58,9 +60,14 @@ def add(connection: Connection, new: Iterable[Event]) -> None:
         connection.execute(sa.insert(events), rows)
 
 
+_EVENTS = sa.select(events, users.c.name.label("user_name")).select_from(
+    events.outerjoin(users, users.c.id == events.c.user_id)
+)
+
+
 def tail(connection: Connection, *, limit: int, token_id: str | None = None) -> list[Event]:
     """The newest events, oldest of them first; of one refresh token when its `rt_…` is given."""
-    statement = sa.select(events).order_by(events.c.id.desc()).limit(limit)
+    statement = _EVENTS.order_by(events.c.id.desc()).limit(limit)
     if token_id is not None:
         statement = statement.where(events.c.token_id == ids.to_bytes(token_id))
     return [_event(row) for row in reversed(connection.execute(statement).all())]
@@ -79,7 +86,7 @@ def exists_since(connection: Connection, *, token_id: str, type_: str, reason: s
 
 def critical_since(connection: Connection, since: int) -> list[Event]:
     """Events that need a person, at or after `since` (µs): those with `critical` in their data."""
-    statement = sa.select(events).where(events.c.at >= since, events.c.data.contains('"critical":true'))
+    statement = _EVENTS.where(events.c.at >= since, events.c.data.contains('"critical":true'))
     return [_event(row) for row in connection.execute(statement.order_by(events.c.id))]
 
 
@@ -100,4 +107,5 @@ def _event(row: Row[Any]) -> Event:
         ip=row.ip,
         reason=row.reason,
         data=json.loads(row.data),
+        user_name=row.user_name,
     )

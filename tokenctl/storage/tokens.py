@@ -176,11 +176,21 @@ def revoke_as_judged(connection: Connection, row: RefreshToken, *, reason: str, 
 
 
 def replace_secret(connection: Connection, row: RefreshToken, *, secret_hash: bytes, now: int) -> bool:
-    """Re-issue by id: a new secret, the next generation. False when the row changed meanwhile."""
+    """Re-issue by id: a new secret, the next generation. False when the row changed meanwhile.
+
+    Who will use it is not known, so the context of the last use is forgotten: the event has it.
+    """
     statement = (
         sa.update(refresh_tokens)
         .where(*_as_judged(row))
-        .values(secret_hash=secret_hash, generation=row.generation + 1, rotated_at=now)
+        .values(
+            secret_hash=secret_hash,
+            generation=row.generation + 1,
+            rotated_at=now,
+            last_ip=None,
+            last_user_agent=None,
+            last_device=None,
+        )
     )
     return connection.execute(statement).rowcount == 1
 
@@ -239,6 +249,8 @@ def _in_state(state: SelectState, now: int) -> ColumnElement[bool]:
     match state:
         case SelectState.REVOKED:
             return revoked
+        case SelectState.IDLE:
+            return sa.and_(sa.not_(revoked), _t.expires_at > now, _expired(now))
         case SelectState.EXPIRED:
             return sa.and_(sa.not_(revoked), _expired(now))
         case SelectState.DEAD:

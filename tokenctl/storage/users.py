@@ -76,7 +76,7 @@ def get(connection: Connection, user_id: str, *, lock: bool = False) -> User | N
 
 def require(connection: Connection, user: str, *, lock: bool = False) -> User:
     """The user of that name or `usr_…`. Raises UserNotFound, InvalidInput."""
-    if user.startswith(ids.USER_PREFIX):
+    if user.lower().startswith(ids.USER_PREFIX):
         found = get(connection, ids.parse_user_id(user), lock=lock)
     else:
         found = find(connection, user, lock=lock)
