@@ -30,7 +30,7 @@ from hypothesis.stateful import (
 
 from tests.conftest import START, Clock
 from tokenctl import Context, RotateRequest, Selector, Settings, State, TokenPair, TokenService
-from tokenctl.errors import DatabaseBehind, TokenctlError, TokenRefused, UserDisabled
+from tokenctl.errors import DatabaseBehind, InvalidInput, TokenctlError, TokenRefused, UserDisabled
 
 S = 1_000_000
 GRACE = 30 * S
@@ -243,7 +243,7 @@ class Model(RuleBasedStateMachine):
         assert again.refresh_token not in login.strings.values()
         login.issue += 1
         # No access token was signed, and nobody used it.
-        login.use = Use(login.use.generation + 1, self.now, login.use.access_until, login.use.device)
+        login.use = Use(login.use.generation + 1, self.now, login.use.access_until, None)
         login.past = [login.use]
         login.strings[login.issue, login.use.generation] = again.refresh_token
 
@@ -384,6 +384,10 @@ class Model(RuleBasedStateMachine):
             owner.disabled, owner.until = False, None
             return
         duration = None if seconds is None else timedelta(seconds=seconds)
+        if duration is not None and owner.disabled and owner.until is None:
+            with pytest.raises(InvalidInput):  # a time would end what is meant for good
+                self.service.users.disable(owner.name, duration=duration)
+            return
         change = self.service.users.disable(owner.name, duration=duration)
         ended = [login for login in self.living if login.user is owner and seconds is None]
         assert change.revoked == len(ended)

@@ -344,6 +344,10 @@ def busy(service: TokenService, settings: Settings, clock: Clock) -> TokenPair:
     return pair
 
 
+#: What there is after an init.
+FILES = {"tokens.db", "tokens.db.key", "tokens.db.gate", "tokens.db.write"}
+
+
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 class TestFaultBetweenChangeAndEvent:
     def test_commits_neither(
@@ -587,7 +591,7 @@ class TestDiskFull:
         assert not (small_disk / "tokens.db").exists()
         ballast.unlink()
         assert initialise(settings).created
-        assert {file.name for file in small_disk.iterdir()} == {"tokens.db", "tokens.db.key"}
+        assert {file.name for file in small_disk.iterdir()} == FILES
 
     def test_a_limit_on_the_size_of_files(
         self, service: TokenService, pair: TokenPair, settings: Settings
@@ -683,7 +687,7 @@ class TestInit:
         for path in (done.database, done.key_file):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert len(parse_master_key(done.key_file.read_text())) == 32
-        assert {file.name for file in directory.iterdir()} == {"tokens.db", "tokens.db.key"}
+        assert {file.name for file in directory.iterdir()} == FILES
         assert works(fresh)
 
     def test_is_private_whatever_the_umask(self, fresh: Settings) -> None:

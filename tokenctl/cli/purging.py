@@ -83,7 +83,7 @@ class _Reporter:
         self._run = run
         self._advance = advance
         self._shown = 0
-        self._last = time.monotonic()
+        self._last = float("-inf")  # the first line tells at once how much was found
 
     def __call__(self, purged: int, total: int) -> None:
         self._advance(purged - self._shown)

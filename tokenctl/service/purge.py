@@ -15,7 +15,6 @@ from tokenctl.errors import ClockSuspect
 from tokenctl.service.revocation import Stop
 from tokenctl.service.runtime import Runtime, micros
 from tokenctl.storage import events, tokens
-from tokenctl.storage.engine import Connection
 from tokenctl.storage.events import Event
 
 DEFAULT_BATCH = 1_000
@@ -63,16 +62,19 @@ def purge(
         return late or stop()
 
     with runtime.storage.exclusive("purge", wait=lock_wait.total_seconds()):
-        # After the waiting: the clock may have been put right meanwhile.
-        dead_since = runtime.clock() - micros(retention)
+        # After the waiting, and once: the clock may be put right at any moment, and then the time that was
+        # found plausible must be the time that is deleted by.
+        now = runtime.clock()
         if not force:
-            _demand_plausible_clock(runtime, retention)
+            _demand_plausible_clock(runtime, retention, now)
+        dead_since = now - micros(retention)
         purged, batches, complete = _delete(
             runtime, dead_since, batch, over=over, progress=progress, actor=actor
         )
-        if not batches:
-            with runtime.storage.write() as connection:
-                _record(runtime, connection, 0, actor)
+        facts = {"purged": purged, "batches": batches, "complete": complete}
+        with runtime.storage.write() as connection:
+            # By it the next run can tell that the clock moves as it should.
+            events.add(connection, [Event(at=runtime.clock(), type="purge", actor=actor, data=facts)])
     return _report(started, purged, batches, dead_since, complete=complete)
 
 
@@ -101,7 +103,9 @@ def _delete(
             return purged, batches, True
         with runtime.storage.write() as connection:
             deleted = tokens.delete_dead(connection, *found, dead_since=dead_since)
-            _record(runtime, connection, deleted, actor)
+            facts = {"purged": deleted}
+            event = Event(at=runtime.clock(), type="purge.batch", actor=actor, data=facts)
+            events.add(connection, [event])
         purged += deleted
         batches += 1
         after = found[1]
@@ -112,10 +116,9 @@ def _delete(
     return purged, batches, False
 
 
-def _demand_plausible_clock(runtime: Runtime, retention: timedelta) -> None:
+def _demand_plausible_clock(runtime: Runtime, retention: timedelta, now: int) -> None:
     """A clock that is years ahead makes everything look dead, and what is deleted stays deleted."""
     limit = micros(max(retention, _DAY))
-    now = runtime.clock()
     with runtime.storage.read() as connection:
         newest = events.newest(connection)
         if newest is not None and now - newest <= limit:
@@ -128,12 +131,6 @@ def _demand_plausible_clock(runtime: Runtime, retention: timedelta) -> None:
             f"the newest write is {days:.1f} days old, so the clock may be wrong, and nothing was deleted",
             hint="check the date; if it is right: tokenctl purge --force",
         )
-
-
-def _record(runtime: Runtime, connection: Connection, purged: int, actor: str) -> None:
-    """In the transaction of what was purged; by it the next run can tell that the clock moves well."""
-    event = Event(at=runtime.clock(), type="purge", actor=actor, data={"purged": purged})
-    events.add(connection, [event])
 
 
 def _report(

@@ -163,5 +163,7 @@ def read_master_key(settings: Settings, database: Path) -> bytes:
             hint="--key-file FILE, or TOKENCTL_KEY_FILE; the key was made by `tokenctl init`",
         ) from None
     except OSError as error:
-        raise KeyUnusable(f"the master key cannot be read from {path}: {error.strerror}") from None
+        raise KeyUnusable(
+            f"the master key cannot be read from {path}: {error.strerror}", hint="--key-file FILE"
+        ) from None
     return parse_master_key(text.decode("ascii", "replace"))
