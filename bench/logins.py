@@ -73,10 +73,9 @@ def settings(path: Path) -> Settings:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """The bare driver with the service's own pragmas, whatever they are: no contender may be set up better."""
-    engine = sqlite_engine(path, WRITE_TIMEOUT)
-    fairy = engine.raw_connection()
-    fairy.detach()
-    connection = fairy.driver_connection
+    """The bare driver with the service's own pragmas: no contender may be set up better than another."""
+    pooled = sqlite_engine(path, WRITE_TIMEOUT).raw_connection()
+    connection = pooled.driver_connection
     assert isinstance(connection, sqlite3.Connection)
+    pooled.detach()  # the caller closes it
     return connection

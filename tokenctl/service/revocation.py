@@ -130,14 +130,14 @@ def preview_targets(runtime: Runtime, targets: Iterable[str]) -> Preview:
 
 def _read_targets(runtime: Runtime, targets: Iterable[str], tally: _Tally) -> Iterator[_Target]:
     """Targets in the order given; the malformed and the forged ones end in the tally, without a query."""
-    mac_key = runtime.keys.mac if runtime.has_master_key() else None
     for text in targets:
         try:
             if not looks_like(text):
                 yield _Target(ids.to_bytes(ids.parse_token_id(text)), None)
                 continue
             # Without the master key the secret alone decides: it is 128 random bits, which nobody guesses.
-            token = parse_unverified(text) if mac_key is None else parse(text, mac_key)
+            verified = runtime.has_master_key
+            token = parse(text, runtime.keys.mac) if verified else parse_unverified(text)
         except ForgedToken:
             tally.forged += 1
         except (InvalidInput, InvalidToken):

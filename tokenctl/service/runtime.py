@@ -107,6 +107,7 @@ class Runtime:
             return "TOKENCTL_MASTER_KEY"
         return str(key_path(self.settings, self.storage.path))
 
+    @cached_property
     def has_master_key(self) -> bool:
         """Whether the right master key is at hand; a wrong or unusable one counts as none."""
         with suppress(KeyMissing, KeyUnusable, KeyWrong):

@@ -131,13 +131,7 @@ def upgrade() -> None:
         sqlite_strict=True,
         sqlite_autoincrement=True,
     )
-    op.create_index(
-        "ix_events_token_id",
-        "events",
-        ["token_id"],
-        sqlite_where=sa.text("token_id IS NOT NULL"),
-        postgresql_where=sa.text("token_id IS NOT NULL"),
-    )
+    op.create_index("ix_events_token_id", "events", ["token_id"])
     op.create_table(
         "signing_keys",
         sa.Column("kid", sa.Text, nullable=False),
