@@ -13,7 +13,6 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from typer.completion import get_completion_inspect_parameters, shell_complete
 
 from tokenctl.cli.options import Run, app, command
 
@@ -49,6 +48,8 @@ def answer(group: Any, program: str, variable: str, instruction: str) -> int:
     """Do what the script asked for by the environment variable; returns the exit code."""
     # Typer renders the help texts with rich where it is installed: an import at each press of the key, and
     # square brackets in them would vanish as markup.
+    from typer.completion import get_completion_inspect_parameters, shell_complete
+
     sys.modules["rich"] = None  # type: ignore[assignment]
     get_completion_inspect_parameters()  # registers the shells with Typer
     return shell_complete(group, {}, program, variable, instruction)
