@@ -43,7 +43,7 @@ from tokenctl.core import ids, token_string
 from tokenctl.core.access_token import AccessClaims, sign_access_token
 from tokenctl.core.keys import SigningKey, derive_keys, generate_signing_key
 from tokenctl.core.token_string import PresentedToken
-from tokenctl.storage.tokens import rotation_statement
+from tokenctl.storage.swap import rotation_statement
 
 _MAC_KEY = derive_keys(logins.MASTER_KEY).mac
 

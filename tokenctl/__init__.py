@@ -1,12 +1,15 @@
 """tokenctl: the refresh-token authority that you can operate.
 
-These are the public names for an embedding application. They are imported when they are first used, so
-that `tokenctl --help` need not wait for a database layer.
+These are the public names for an embedding application, and every error of `tokenctl.errors`. They are
+imported when they are first used, so that `tokenctl --help` need not wait for a database layer.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from tokenctl import errors as errors
+from tokenctl.errors import *  # noqa: F403 - each error is public, and errors.py says which there are
 
 if TYPE_CHECKING:
     from tokenctl.core.context import Context as Context
@@ -17,31 +20,41 @@ if TYPE_CHECKING:
     from tokenctl.core.rotation import Verdict as Verdict
     from tokenctl.core.selector import Selector as Selector
     from tokenctl.core.selector import SelectState as SelectState
-    from tokenctl.errors import TokenctlError as TokenctlError
+    from tokenctl.service.database import Initialised as Initialised
     from tokenctl.service.database import initialise as initialise
     from tokenctl.service.pair import TokenPair as TokenPair
+    from tokenctl.service.purge import Purge as Purge
+    from tokenctl.service.revocation import Preview as Preview
+    from tokenctl.service.revocation import Revocation as Revocation
     from tokenctl.service.rotation import RotateRequest as RotateRequest
+    from tokenctl.service.tokens import Inspection as Inspection
+    from tokenctl.service.tokens import Reissue as Reissue
     from tokenctl.service.tokens import TokenService as TokenService
+    from tokenctl.service.users import UserChange as UserChange
+    from tokenctl.settings import Secret as Secret
     from tokenctl.settings import Settings as Settings
+    from tokenctl.storage.events import Event as Event
+    from tokenctl.storage.users import Client as Client
+    from tokenctl.storage.users import User as User
 
-_HOME = {
-    "Context": "tokenctl.core.context",
-    "PasswordPolicy": "tokenctl.core.passwords",
-    "Reason": "tokenctl.core.rotation",
-    "RefreshToken": "tokenctl.core.refresh_token",
-    "RotateRequest": "tokenctl.service.rotation",
-    "SelectState": "tokenctl.core.selector",
-    "Selector": "tokenctl.core.selector",
-    "Settings": "tokenctl.settings",
-    "State": "tokenctl.core.refresh_token",
-    "TokenPair": "tokenctl.service.pair",
-    "TokenService": "tokenctl.service.tokens",
-    "TokenctlError": "tokenctl.errors",
-    "Verdict": "tokenctl.core.rotation",
-    "initialise": "tokenctl.service.database",
+_NAMES = {
+    "tokenctl.core.context": "Context",
+    "tokenctl.core.passwords": "PasswordPolicy",
+    "tokenctl.core.refresh_token": "RefreshToken State",
+    "tokenctl.core.rotation": "Reason Verdict",
+    "tokenctl.core.selector": "SelectState Selector",
+    "tokenctl.service.database": "Initialised initialise",
+    "tokenctl.service.pair": "TokenPair",
+    "tokenctl.service.purge": "Purge",
+    "tokenctl.service.revocation": "Preview Revocation",
+    "tokenctl.service.rotation": "RotateRequest",
+    "tokenctl.service.tokens": "Inspection Reissue TokenService",
+    "tokenctl.service.users": "UserChange",
+    "tokenctl.settings": "Secret Settings",
+    "tokenctl.storage.events": "Event",
+    "tokenctl.storage.users": "Client User",
 }
-
-__all__ = sorted(_HOME)  # noqa: PLE0605 - the names are the keys above, listed once
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,46 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+__all__ = [
+    "ClientExists",
+    "ClientNotFound",
+    "ClockSuspect",
+    "ConfigInvalid",
+    "ConfirmationMissing",
+    "Contended",
+    "DatabaseBehind",
+    "DatabaseError",
+    "DatabaseExists",
+    "DatabaseFull",
+    "DatabaseLocked",
+    "DatabaseMissing",
+    "DatabaseReadOnly",
+    "Declined",
+    "EmptySelector",
+    "ForgedToken",
+    "Interrupted",
+    "InvalidAccessToken",
+    "InvalidInput",
+    "InvalidScope",
+    "InvalidToken",
+    "KeyMissing",
+    "KeyUnusable",
+    "KeyWrong",
+    "NotADatabase",
+    "NotFound",
+    "NotMigrated",
+    "OverMax",
+    "PasswordRefused",
+    "StatementRefused",
+    "TokenNotFound",
+    "TokenRefused",
+    "TokenctlError",
+    "UserDisabled",
+    "UserExists",
+    "UserNotFound",
+    "WrongPassword",
+]
+
 
 class TokenctlError(Exception):
     """Root of all errors; `facts` are plain values that may be shown to an operator (never a secret)."""
@@ -175,6 +215,12 @@ class DatabaseError(TokenctlError):
     """Root of what goes wrong between us and the database."""
 
     code = "db.failed"
+
+
+class StatementRefused(DatabaseError):
+    """The database refused one statement (a constraint, a value out of range); it is not away."""
+
+    code = "db.refused"
 
 
 class DatabaseMissing(DatabaseError):

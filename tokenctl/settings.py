@@ -352,6 +352,7 @@ def load(
     for setting in SETTINGS:
         if text := environ.get(setting.env):
             found.setdefault(setting.name, (text, f"environment {setting.env}"))
+    _choose_key(found)
     for name, text in _read_file(cwd / FILE_NAME, f"./{FILE_NAME}").items():
         found.setdefault(name, (text, f"./{FILE_NAME}"))
     for directory in _config_dirs() if config_dirs is None else config_dirs:
@@ -374,6 +375,20 @@ def load(
         origin = ", ".join(f"{name} from {sources[name]}" for name in names)
         raise ConfigInvalid(f"{error.message} ({origin})", hint=error.hint, settings=names) from None
     return Loaded(settings=settings, sources=sources, warnings=_warnings(environ))
+
+
+def _choose_key(found: dict[str, tuple[str, str]]) -> None:
+    """A key file and a key are two forms of one setting: the stronger source wins, equals are an error."""
+    if not {"key_file", "master_key"} <= found.keys():
+        return
+    if found["key_file"][1].startswith("flag"):
+        del found["master_key"]
+        return
+    raise _invalid(
+        "TOKENCTL_KEY_FILE and TOKENCTL_MASTER_KEY are both set, and which is meant is not clear",
+        ["key_file", "master_key"],
+        "unset one of them",
+    )
 
 
 def describe(loaded: Loaded) -> list[dict[str, str | None]]:

@@ -198,8 +198,8 @@ class TestDifferences:
         ("statements", "expected"),
         [
             pytest.param(
-                ["DROP INDEX ix_refresh_tokens_expires_at"],
-                ["the index ix_refresh_tokens_expires_at is missing"],
+                ["DROP INDEX ix_refresh_tokens_user_id"],
+                ["the index ix_refresh_tokens_user_id is missing"],
                 id="dropped index",
             ),
             pytest.param(

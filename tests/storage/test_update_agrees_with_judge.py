@@ -21,10 +21,11 @@ from sqlalchemy.engine import Connection
 from tokenctl.core.context import Context
 from tokenctl.core.rotation import Policy, Presented, Verdict, judge
 from tokenctl.core.token_string import LAST_GENERATION, PresentedToken, hash_secret
-from tokenctl.storage import tokens
+from tokenctl.storage import swap as swap_statements
+from tokenctl.storage import tokens as token_rows
 from tokenctl.storage.create import create
 from tokenctl.storage.engine import sqlite_engine
-from tokenctl.storage.tokens import Swap, Swapped
+from tokenctl.storage.swap import Swap, Swapped
 
 DAY = 24 * 3600 * 1_000_000
 #: 2026-03-01 12:00 UTC, in µs.
@@ -205,7 +206,7 @@ def swap_of(case: Case) -> Swap:
 
 def verdicts(connection: Connection, swaps: list[Swap]) -> dict[bytes, Verdict]:
     """What the judgement says of each entry now."""
-    rows = tokens.fetch(connection, [swap.token.raw_id for swap in swaps])
+    rows = token_rows.fetch(connection, [swap.token.raw_id for swap in swaps])
     judged = {}
     for swap in swaps:
         token = swap.token
@@ -224,7 +225,8 @@ def rotated(row: Values, context: Context) -> dict[str, Any]:
         **known,
         "generation": row["generation"] + 1,
         "rotated_at": NOW,
-        "access_until": ACCESS_UNTIL,
+        # The latest of all that were signed, and none outlives the login.
+        "access_until": max(row["access_until"], min(ACCESS_UNTIL, row["expires_at"])),
         "context_changed": int(changed),
     }
 
@@ -234,7 +236,7 @@ def check(connection: Connection, batch: list[Case]) -> list[Verdict]:
     swaps = [swap_of(case) for case in batch]
     judged = verdicts(connection, swaps)
     before = stored(connection)
-    answers = tokens.rotate(connection, swaps, now=NOW, access_until=ACCESS_UNTIL)
+    answers = swap_statements.rotate(connection, swaps, now=NOW, access_until=ACCESS_UNTIL)
 
     hits = {raw_id for raw_id, verdict in judged.items() if verdict is Verdict.ROTATE}
     assert set(answers) == hits
@@ -383,7 +385,7 @@ def test_where_it_was_used_last(
     swap = Swap(PresentedToken(HEALTHY.row["id"], 7, SECRET), "app0", context)
     with rolled_back(connection):
         write(connection, [HEALTHY], 0, None)
-        answers = tokens.rotate(connection, [swap], now=NOW, access_until=ACCESS_UNTIL)
+        answers = swap_statements.rotate(connection, [swap], now=NOW, access_until=ACCESS_UNTIL)
         assert answers[HEALTHY.row["id"]].context_changed == changed
         row = stored(connection)[HEALTHY.row["id"]]
         assert (row["last_ip"], row["last_user_agent"], row["last_device"]) == last
@@ -396,7 +398,7 @@ def test_without_a_realm_nothing_rotates(connection: Connection) -> None:
     with rolled_back(connection):
         write(connection, [HEALTHY], 0, None)
         connection.exec_driver_sql("DELETE FROM realm")
-        assert tokens.rotate(connection, [swap], now=NOW, access_until=ACCESS_UNTIL) == {}
+        assert swap_statements.rotate(connection, [swap], now=NOW, access_until=ACCESS_UNTIL) == {}
 
 
 # --- the cached text -------------------------------------------------------------------------
@@ -404,9 +406,9 @@ def test_without_a_realm_nothing_rotates(connection: Connection) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 7, 256])
 def test_the_cached_text_is_that_of_a_fresh_compilation(connection: Connection, size: int) -> None:
-    fresh = tokens.rotation_statement(size).compile(dialect=sqlite.dialect())
+    fresh = swap_statements.rotation_statement(size).compile(dialect=sqlite.dialect())
     for _ in range(2):
-        text, names = tokens._rotation_text(connection.dialect, size)
+        text, names = swap_statements._rotation_text(connection.dialect, size)
         assert text == str(fresh)
         assert names == fresh.positiontup
     # Each parameter has its place: none is written out, and none is left over.
@@ -428,10 +430,10 @@ def test_a_full_batch(connection: Connection) -> None:
             secret=SECRET,
             context=Context(ip=bytes([n]) * 16),
         )
-        for n in range(tokens.MAX_BATCH)
+        for n in range(swap_statements.MAX_BATCH)
     ]
     with rolled_back(connection):
         write(connection, batch[:1], 0, None)
         for case in batch[1:]:
             insert(connection, "refresh_tokens", case.row)
-        assert Counter(check(connection, batch))[Verdict.ROTATE] == tokens.MAX_BATCH // 2
+        assert Counter(check(connection, batch))[Verdict.ROTATE] == swap_statements.MAX_BATCH // 2

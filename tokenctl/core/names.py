@@ -74,9 +74,12 @@ def clean_scope(text: str) -> str:
 
     Raises InvalidScope.
     """
-    _refuse_secret(text)
     tokens = dict.fromkeys(text.split(" ") if text else ())
-    if len(text) > _MAX_SCOPE or not all(_SCOPE_TOKEN.fullmatch(token) for token in tokens):
+    if (
+        len(text) > _MAX_SCOPE
+        or holds_secret(text)
+        or not all(_SCOPE_TOKEN.fullmatch(token) for token in tokens)
+    ):
         raise InvalidScope(
             "the scope is malformed: words of printable ASCII without quotes, one space between them",
             hint="for example: profile orders:read",
@@ -84,9 +87,14 @@ def clean_scope(text: str) -> str:
     return " ".join(tokens)
 
 
+def holds_secret(text: str) -> bool:
+    """Whether there is a piece of a token string or of a master key in it."""
+    return _SECRET.search(text) is not None
+
+
 def _refuse_secret(text: str) -> None:
     """What is stored and shown in clear must not hold a secret that somebody put into the wrong place."""
-    if _SECRET.search(text):
+    if holds_secret(text):
         raise InvalidInput(
             "there is a token string or a master key where a name or a reason belongs; it was not stored",
             hint="revoke that token: it has been seen",

@@ -27,7 +27,7 @@ from tokenctl.service.runtime import (
 )
 from tokenctl.settings import Settings
 from tokenctl.storage import events, keys, migrate
-from tokenctl.storage.create import create, write_new_file
+from tokenctl.storage.create import create, sweep, write_new_file
 from tokenctl.storage.create import upgrade as upgrade_schema
 from tokenctl.storage.engine import Connection, Storage, is_there, sqlite_path
 from tokenctl.storage.events import Event
@@ -56,6 +56,7 @@ def initialise(settings: Settings, *, actor: str = "service") -> Initialised:
     Raises KeyWrong or KeyMissing when a database is there whose key is not, and DatabaseError's kinds.
     """
     path = sqlite_path(settings.database)
+    sweep(path)
     key_file = None if settings.master_key is not None else key_path(settings, path)
     if is_there(path):
         if path.is_dir():
@@ -66,9 +67,9 @@ def initialise(settings: Settings, *, actor: str = "service") -> Initialised:
         try:
             write_new_file(key_file, format_master_key(master).encode("ascii") + b"\n")
         except FileExistsError:  # another init was faster; both go on with its key
-            master = read_master_key(settings, path)
+            master = read_master_key(settings, key_path(settings, path))
     else:
-        master = read_master_key(settings, path)
+        master = read_master_key(settings, key_path(settings, path))
     signing_key = generate_signing_key(settings.algorithm)
     try:
         build_database(path, master, signing_key, actor=actor)

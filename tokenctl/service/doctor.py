@@ -5,14 +5,12 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from tokenctl.errors import TokenctlError
-from tokenctl.service.runtime import Clock, Runtime, key_path, micros
+from tokenctl.service.runtime import Clock, Runtime, micros
 from tokenctl.settings import Settings, format_duration
 from tokenctl.storage import events, tokens
 from tokenctl.storage.engine import Storage, sqlite_path
-from tokenctl.storage.keys import SAMPLE_CLOCK
 
 _DAY = 86_400_000_000
 _LOOK_BACK = 7 * _DAY
@@ -30,17 +28,16 @@ class Check:
 
 def examine(settings: Settings, *, clock: Clock | None = None) -> list[Check]:
     """Every check that can be made, in order; where the database is not usable, only those before it."""
-    checks: list[Check] = []
     try:
         path = sqlite_path(settings.database)
         runtime = Runtime.open(settings, clock=clock, entropy=None, actor="doctor")
     except TokenctlError as error:
-        return [*checks, Check("database", ok=False, detail=error.message, fix=error.hint)]
+        return [Check("database", ok=False, detail=error.message, fix=error.hint)]
     try:
-        checks.append(Check("database", ok=True, detail=f"{path} is migrated"))
-        checks += _master_key(runtime, path)
+        checks = [Check("database", ok=True, detail=f"{path} is migrated")]
+        checks += _master_key(runtime)
         checks.append(_attempt("signing key", lambda: f"signs with {runtime.signing_key.kid}"))
-        checks.append(_journal(runtime.storage, sample=SAMPLE_CLOCK in runtime.meta))
+        checks.append(_journal(runtime.storage, sample=runtime.is_sample))
         checks.append(_critical_events(runtime))
         checks.append(_purged(runtime))
     finally:
@@ -55,7 +52,7 @@ def _attempt(check: str, answer: Callable[[], str]) -> Check:
         return Check(check, ok=False, detail=error.message, fix=error.hint)
 
 
-def _master_key(runtime: Runtime, database: Path) -> Iterator[Check]:
+def _master_key(runtime: Runtime) -> Iterator[Check]:
     if runtime.is_sample:
         yield Check(
             "master key",
@@ -65,7 +62,7 @@ def _master_key(runtime: Runtime, database: Path) -> Iterator[Check]:
         )
         return
     yield _attempt("master key", lambda: f"{runtime.key_source} fits" if runtime.keys else "")
-    file = key_path(runtime.settings, database)
+    file = runtime.key_path
     if runtime.settings.master_key is None and file.is_file():
         mode = stat.S_IMODE(file.stat().st_mode)
         yield Check(
@@ -97,7 +94,7 @@ def _critical_events(runtime: Runtime) -> Check:
         "alarms",
         ok=not found,
         detail=f"{len(found)} critical in 7 days ({kinds})" if found else "none critical in 7 days",
-        fix="tokenctl audit tail",
+        fix=str(found[-1].data.get("try", "tokenctl audit tail")) if found else "",
     )
 
 

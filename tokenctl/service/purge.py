@@ -19,6 +19,7 @@ from tokenctl.storage.events import Event
 
 DEFAULT_BATCH = 1_000
 _DAY = timedelta(days=1)
+_JUST_BEFORE = micros(timedelta(hours=1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,20 +118,22 @@ def _delete(
 
 
 def _demand_plausible_clock(runtime: Runtime, retention: timedelta, now: int) -> None:
-    """A clock that is years ahead makes everything look dead, and what is deleted stays deleted."""
+    """A clock that is years ahead makes everything look dead, and what is deleted stays deleted.
+
+    It shows as a leap in what was written since the last purge. To look at the newest write alone would
+    not do: the first refresh under a wrong clock is a write, too.
+    """
     limit = micros(max(retention, _DAY))
     with runtime.storage.read() as connection:
-        newest = events.newest(connection)
-        if newest is not None and now - newest <= limit:
-            return
-        # Rotations leave no event while nothing changes: only then it pays to look at every row.
-        newest = max(newest or 0, tokens.newest_write(connection) or 0)
-    if newest and now - newest > limit:
-        days = (now - newest) / micros(_DAY)
-        raise ClockSuspect(
-            f"the newest write is {days:.1f} days old, so the clock may be wrong, and nothing was deleted",
-            hint="check the date; if it is right: tokenctl purge --force",
-        )
+        for before, after in events.gaps_since_last_purge(connection, longer_than=limit, now=now):
+            # Rotations leave no event while nothing changes: only then it pays to look at every row. What
+            # was written just before the end of the leap proves nothing: the clock may have been wrong then.
+            if not tokens.written_between(connection, after - limit, after - _JUST_BEFORE):
+                raise ClockSuspect(
+                    f"between two writes lie {(after - before) / micros(_DAY):.1f} days, so the clock may be "
+                    "wrong, and nothing was deleted",
+                    hint="check the date; if it is right: tokenctl purge --force",
+                )
 
 
 def _report(

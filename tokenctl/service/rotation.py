@@ -11,28 +11,31 @@ from dataclasses import dataclass, field
 
 from tokenctl.core import ids, token_string
 from tokenctl.core.context import NO_CONTEXT, Context
-from tokenctl.core.names import DEFAULT_CLIENT, narrow_scope
+from tokenctl.core.names import DEFAULT_CLIENT, clean_client_id, clean_scope, narrow_scope
 from tokenctl.core.refresh_token import RefreshToken
 from tokenctl.core.rotation import Judgement, Presented, Reason, Verdict, judge
 from tokenctl.core.token_string import PresentedToken
 from tokenctl.errors import (
     Contended,
     DatabaseBehind,
+    DatabaseError,
+    InvalidInput,
     InvalidScope,
     InvalidToken,
+    StatementRefused,
     TokenctlError,
     TokenRefused,
 )
 from tokenctl.service.pair import TokenPair, make_pair
 from tokenctl.service.runtime import Runtime
-from tokenctl.storage import events, tokens
-from tokenctl.storage.engine import Connection, StatementRefused
+from tokenctl.storage import events, swap, tokens
+from tokenctl.storage.engine import Connection
 from tokenctl.storage.events import Event
 
 #: How often an entry is tried when its row changes between UPDATE and judgement.
 _ATTEMPTS = 3
-#: A refusal of one login for one reason is noted once in this time (µs): a client in a loop fills no disk.
-_REFUSAL_INTERVAL = 60_000_000
+#: What a client in a loop can cause is noted once in this time (µs): it fills no disk.
+_NOTE_INTERVAL = 60_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class _Entry:
 
     request: RotateRequest
     token: PresentedToken
+    #: The narrower scope that was asked for, cleaned; None for the whole.
+    scope: str | None
     outcome: _Granted | TokenctlError | None = None
 
 
@@ -80,26 +85,40 @@ def rotate_many(runtime: Runtime, requests: Sequence[RotateRequest]) -> list[Tok
     return [_answer(runtime, entry) for entry in read]
 
 
-def _read(runtime: Runtime, request: RotateRequest) -> _Entry | InvalidToken:
+def _read(runtime: Runtime, request: RotateRequest) -> _Entry | TokenctlError:
+    """The entry, or the error that needs no database: one caller's nonsense must not fail the others."""
     try:
-        return _Entry(request, token_string.parse(request.refresh_token, runtime.keys.mac))
-    except InvalidToken as error:
+        token = token_string.parse(request.refresh_token, runtime.keys.mac)
+        scope = None if request.scope is None else clean_scope(request.scope)
+        clean_client_id(request.client_id)
+    except (InvalidToken, InvalidScope) as error:
         return error
+    except (InvalidInput, TypeError):  # no such client can be
+        return TokenRefused(Reason.WRONG_CLIENT, token_id=token.token_id)
+    return _Entry(request, token, scope)
 
 
-def _transact_singly(runtime: Runtime, entries: list[_Entry], error: StatementRefused) -> None:
-    """What the database refuses of one entry must not take the others with it."""
+def _transact_singly(runtime: Runtime, entries: list[_Entry], error: DatabaseError) -> None:
+    """What the database refuses of one entry must not take the others with it.
+
+    When it goes away meanwhile, those that are committed keep their answers, and the rest get that error.
+    """
+    if len(entries) == 1:
+        entries[0].outcome = error
+        return
     for entry in entries:
         entry.outcome = error
-        if len(entries) > 1:
+        if isinstance(error, StatementRefused):
             try:
                 _transact(runtime, [entry])
             except StatementRefused as refused:
                 entry.outcome = refused
+            except DatabaseError as away:
+                entry.outcome = error = away
 
 
-def _answer(runtime: Runtime, entry: _Entry | InvalidToken) -> TokenPair | TokenctlError:
-    if isinstance(entry, InvalidToken):
+def _answer(runtime: Runtime, entry: _Entry | TokenctlError) -> TokenPair | TokenctlError:
+    if isinstance(entry, TokenctlError):
         return entry
     granted = entry.outcome
     if not isinstance(granted, _Granted):
@@ -140,7 +159,7 @@ def _waves(entries: list[_Entry]) -> Iterator[list[_Entry]]:
         wave: dict[bytes, _Entry] = {}
         rest: list[_Entry] = []
         for entry in entries:
-            if entry.token.raw_id in wave or len(wave) == tokens.MAX_BATCH:
+            if entry.token.raw_id in wave or len(wave) == swap.MAX_BATCH:
                 rest.append(entry)
             else:
                 wave[entry.token.raw_id] = entry
@@ -155,11 +174,11 @@ class _Batch:
         self._runtime = runtime
         self._connection = connection
         self.events: list[Event] = []
-        self._refusals: set[tuple[str, str, str]] = set()
+        self._noted: set[tuple[str, str, str]] = set()
 
     def run(self, wave: list[_Entry]) -> None:
         """Give each entry its outcome; no id may appear twice."""
-        self._refuse_wider_scopes([entry for entry in wave if entry.request.scope is not None])
+        self._refuse_wider_scopes([entry for entry in wave if entry.scope is not None])
         for _ in range(_ATTEMPTS):
             wave = [entry for entry in wave if entry.outcome is None]
             if not wave:
@@ -182,25 +201,24 @@ class _Batch:
             verdict = judge(row, _presented(entry), self._runtime.clock(), self._runtime.policy).verdict
             if verdict in (Verdict.ROTATE, Verdict.RETRY, Verdict.RECOVER):
                 try:
-                    narrow_scope(entry.request.scope or "", row.scope)
+                    narrow_scope(entry.scope or "", row.scope)
                 except InvalidScope as error:
                     entry.outcome = error
 
     def _swap(self, wave: list[_Entry]) -> None:
         now = self._runtime.clock()
         access_until = now + self._runtime.access_ttl
-        swaps = [tokens.Swap(entry.token, entry.request.client_id, entry.request.context) for entry in wave]
-        done = tokens.rotate(self._connection, swaps, now=now, access_until=access_until)
+        swaps = [swap.Swap(entry.token, entry.request.client_id, entry.request.context) for entry in wave]
+        done = swap.rotate(self._connection, swaps, now=now, access_until=access_until)
         for entry in wave:
             if (swapped := done.get(entry.token.raw_id)) is None:
                 continue
             user_id = ids.user_id(swapped.user_id)
-            entry.outcome = _granted(
-                entry,
-                swapped.scope,
+            entry.outcome = _Granted(
                 user_id=user_id,
+                scope=swapped.scope if entry.scope is None else entry.scope,
                 now=now,
-                access_until=access_until,
+                access_until=min(access_until, swapped.expires_at),
                 expires_at=swapped.expires_at,
             )
             if swapped.context_changed:
@@ -214,25 +232,21 @@ class _Batch:
             row = rows.get(entry.token.raw_id)
             judgement = judge(row, _presented(entry), now, self._runtime.policy)
             if row is None:
-                entry.outcome = TokenRefused(Reason.NOT_FOUND, token_id=entry.token.token_id)
-            elif judgement.verdict is not Verdict.ROTATE:  # ROTATE: it is current again, repeat the UPDATE
+                entry.outcome = TokenRefused(judgement.reason or "", token_id=entry.token.token_id)
+            else:
                 self._carry_out(entry, row, judgement, now)
 
     def _carry_out(self, entry: _Entry, row: RefreshToken, judgement: Judgement, now: int) -> None:
         """Sets the outcome, or leaves it open when the row is no longer what was judged."""
         match judgement.verdict:
+            case Verdict.ROTATE:
+                pass  # it is current again: the UPDATE is repeated
             case Verdict.RETRY:
-                entry.outcome = _granted(
-                    entry,
-                    row.scope,
-                    user_id=row.user_id,
-                    now=now,
-                    access_until=row.access_until,
-                    expires_at=row.expires_at,
-                    retried=True,
-                )
+                # The row keeps the latest expiry of any access token; the first answer's is the rotation's.
+                until = min(row.access_until, row.rotated_at + self._runtime.access_ttl)
+                self._grant(entry, row, now, until, retried=True)
                 if judgement.foreign:
-                    self._note(entry, row.user_id, now, "token.retry", reason="another_device")
+                    self._note_once(entry, row, now, "token.retry", "another_device")
             case Verdict.RECOVER:
                 self._follow(entry, row, now)
             case Verdict.REUSE:
@@ -243,17 +257,21 @@ class _Batch:
                     f"{row.generation}: the database is older than the token",
                     token_id=row.id,
                 )
-                self._note_refusal(entry, row, now, "database.behind", "not_declared", critical=True)
-            case _:
-                reason = judgement.reason or Reason.REUSE
-                entry.outcome = TokenRefused(reason, token_id=row.id)
-                self._note_refusal(
-                    entry, row, now, "token.refuse", reason, critical=reason is Reason.CLOCK_SKEW
-                )
+                facts: dict[str, str | int] = {
+                    "critical": True,
+                    "current_generation": row.generation,
+                    "try": DatabaseBehind.hint,
+                }
+                self._note_once(entry, row, now, "database.behind", "not_declared", **facts)
+            case Verdict.REFUSE:
+                assert judgement.reason is not None, "a refusal has a reason"
+                entry.outcome = TokenRefused(judgement.reason, token_id=row.id)
+                critical = {"critical": True} if judgement.reason is Reason.CLOCK_SKEW else {}
+                self._note_once(entry, row, now, "token.refuse", judgement.reason, **critical)
 
     def _follow(self, entry: _Entry, row: RefreshToken, now: int) -> None:
         access_until = now + self._runtime.access_ttl
-        if tokens.follow(
+        if swap.follow(
             self._connection,
             row,
             generation=entry.token.generation + 1,
@@ -261,18 +279,11 @@ class _Batch:
             access_until=access_until,
             context=entry.request.context,
         ):
-            entry.outcome = _granted(
-                entry,
-                row.scope,
-                user_id=row.user_id,
-                now=now,
-                access_until=access_until,
-                expires_at=row.expires_at,
-            )
+            self._grant(entry, row, now, access_until)
             self._note(entry, row.user_id, now, "token.recover", reason="restored_database")
 
     def _revoke(self, entry: _Entry, row: RefreshToken, now: int, *, foreign: bool) -> None:
-        if tokens.revoke_as_judged(self._connection, row, reason=Reason.REUSE, now=now):
+        if swap.revoke_as_judged(self._connection, row, reason=Reason.REUSE, now=now):
             entry.outcome = TokenRefused(Reason.REUSE, token_id=row.id)
             self._note(
                 entry,
@@ -285,20 +296,38 @@ class _Batch:
                 access_until=row.access_until,
             )
 
-    def _note_refusal(
-        self, entry: _Entry, row: RefreshToken, now: int, type_: str, reason: str, *, critical: bool
+    def _grant(
+        self, entry: _Entry, row: RefreshToken, now: int, access_until: int, *, retried: bool = False
     ) -> None:
-        if (row.id, type_, reason) in self._refusals:
+        entry.outcome = _Granted(
+            user_id=row.user_id,
+            scope=row.scope if entry.scope is None else entry.scope,
+            now=now,
+            access_until=min(access_until, row.expires_at),
+            expires_at=row.expires_at,
+            retried=retried,
+        )
+
+    def _note_once(
+        self, entry: _Entry, row: RefreshToken, now: int, type_: str, reason: str, **facts: str | int
+    ) -> None:
+        """What a client in a loop can cause is noted once in an interval for each login and reason."""
+        if (row.id, type_, reason) in self._noted:
             return
-        self._refusals.add((row.id, type_, reason))
-        since = now - _REFUSAL_INTERVAL
-        if not events.exists_since(
-            self._connection, token_id=row.id, type_=type_, reason=reason, since=since
+        self._noted.add((row.id, type_, reason))
+        if not events.exists_between(
+            self._connection,
+            token_id=row.id,
+            type_=type_,
+            reason=reason,
+            since=now - _NOTE_INTERVAL,
+            until=now,
         ):
-            facts = {"critical": True} if critical else {}
             self._note(entry, row.user_id, now, type_, reason=reason, **facts)
 
-    def _note(self, entry: _Entry, user_id: str, now: int, type_: str, *, reason: str, **facts: int) -> None:
+    def _note(
+        self, entry: _Entry, user_id: str, now: int, type_: str, *, reason: str, **facts: str | int
+    ) -> None:
         """An event of this entry. A generation is no secret: it opens nothing."""
         context = entry.request.context
         data = {"generation": entry.token.generation, "user_agent": context.user_agent, **facts}
@@ -328,22 +357,3 @@ def _presented(entry: _Entry) -> Presented:
         client_id=entry.request.client_id,
         device=entry.request.context.device,
     )
-
-
-def _granted(
-    entry: _Entry,
-    scope: str,
-    *,
-    user_id: str,
-    now: int,
-    access_until: int,
-    expires_at: int,
-    retried: bool = False,
-) -> _Granted | InvalidScope:
-    """The outcome of an entry that gets a successor; its scope was found to be no wider already."""
-    if entry.request.scope is not None:
-        try:
-            scope = narrow_scope(entry.request.scope, scope)
-        except InvalidScope as error:
-            return error
-    return _Granted(user_id, scope, now, access_until, expires_at, retried)

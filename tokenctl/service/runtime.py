@@ -62,6 +62,8 @@ class Runtime:
     entropy: Entropy
     actor: str
 
+    key_path: Path
+
     @classmethod
     def open(cls, settings: Settings, *, clock: Clock | None, entropy: Entropy | None, actor: str) -> Runtime:
         """Open the database. Raises DatabaseMissing, NotMigrated and their relatives."""
@@ -74,7 +76,9 @@ class Runtime:
         if clock is None:
             stopped_at = meta.get(stored_keys.SAMPLE_CLOCK)
             clock = system_clock if stopped_at is None else standing_clock(int(stopped_at))
-        return cls(settings, storage, meta, clock, entropy or secrets.token_bytes, actor)
+        # The key's path is fixed now: the key itself may be read after a change of directory.
+        where = key_path(settings, storage.path)
+        return cls(settings, storage, meta, clock, entropy or secrets.token_bytes, actor, where)
 
     def who(self, actor: str | None) -> str:
         """Who stands in the audit log. Raises InvalidInput."""
@@ -105,12 +109,12 @@ class Runtime:
             return "the sample's own, which is public"
         if self.settings.master_key is not None:
             return "TOKENCTL_MASTER_KEY"
-        return str(key_path(self.settings, self.storage.path))
+        return str(self.key_path)
 
-    @cached_property
+    @property
     def has_master_key(self) -> bool:
-        """Whether the right master key is at hand; a wrong or unusable one counts as none."""
-        with suppress(KeyMissing, KeyUnusable, KeyWrong):
+        """Whether there is a master key at hand. Raises KeyUnusable or KeyWrong for one that is no good."""
+        with suppress(KeyMissing):
             return bool(self.keys)
         return False
 
@@ -119,7 +123,7 @@ class Runtime:
         """The keys derived from the master key. Raises KeyMissing, KeyUnusable, KeyWrong."""
         from tokenctl.core.keys import derive_keys
 
-        master = SAMPLE_MASTER_KEY if self.is_sample else read_master_key(self.settings, self.storage.path)
+        master = SAMPLE_MASTER_KEY if self.is_sample else read_master_key(self.settings, self.key_path)
         keys = derive_keys(master)
         if keys.check != self.meta.get(stored_keys.MASTER_KEY_CHECK):
             raise KeyWrong(
@@ -144,17 +148,19 @@ class Runtime:
 def key_path(settings: Settings, database: Path) -> Path:
     """The master key's file: as set, or beside the database."""
     if settings.key_file is not None:
-        return Path(settings.key_file)
+        return Path(settings.key_file).absolute()
     return database.with_name(database.name + ".key")
 
 
-def read_master_key(settings: Settings, database: Path) -> bytes:
-    """The 32 bytes of the master key. Raises KeyMissing or KeyUnusable."""
+def read_master_key(settings: Settings, path: Path) -> bytes:
+    """The 32 bytes of the master key: the one in the settings, else the file's.
+
+    Raises KeyMissing or KeyUnusable.
+    """
     from tokenctl.core.keys import parse_master_key
 
     if settings.master_key is not None:
         return parse_master_key(settings.master_key.reveal())
-    path = key_path(settings, database)
     try:
         with path.open("rb") as file:
             text = file.read(1024)

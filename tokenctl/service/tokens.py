@@ -8,7 +8,7 @@ for each chunk), writes its audit events inside it, and raises after its commit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Self
 
@@ -40,7 +40,7 @@ from tokenctl.service.rotation import RotateRequest, rotate_many
 from tokenctl.service.runtime import Clock, Entropy, Runtime, micros
 from tokenctl.service.users import ClientService, UserService
 from tokenctl.settings import Settings
-from tokenctl.storage import events, tokens, users
+from tokenctl.storage import events, swap, tokens, users
 from tokenctl.storage.engine import Connection
 from tokenctl.storage.events import Event
 from tokenctl.storage.users import User
@@ -159,7 +159,7 @@ class TokenService:
             owner = self._may_log_in(connection, user, client_id, verified_password_hash)
             now = runtime.clock()
             raw_id, secret = ids.uuid7(now, runtime.entropy(10)), runtime.entropy(SECRET_BYTES)
-            access_until = now + runtime.access_ttl
+            access_until = now + min(runtime.access_ttl, lifetime)
             tokens.insert(
                 connection,
                 raw_id=raw_id,
@@ -183,7 +183,8 @@ class TokenService:
                 ip=context.ip,
                 data={"expires_at": now + lifetime, "user_agent": context.user_agent},
             )
-            events.add(connection, [event])
+            login = replace(event, type="login.ok", data={}) if verified_password_hash else None
+            events.add(connection, [event] if login is None else [login, event])
         return make_pair(
             runtime,
             refresh_token=token_string.mint(raw_id, 0, secret, runtime.keys.mac),
@@ -194,6 +195,29 @@ class TokenService:
             now=now,
             access_until=access_until,
             expires_at=now + lifetime,
+        )
+
+    def login(
+        self,
+        name: str,
+        password: str,
+        *,
+        client_id: str = DEFAULT_CLIENT,
+        scope: str = "",
+        context: Context = NO_CONTEXT,
+    ) -> TokenPair:
+        """`issue` for whoever knows the password; a login that began before a password change fails.
+
+        Raises WrongPassword, and what `issue` raises.
+        """
+        user = self.users.authenticate(name, password, client_id=client_id, context=context)
+        return self.issue(
+            user.id,
+            client_id=client_id,
+            scope=scope,
+            context=context,
+            verified_password_hash=user.password_hash,
+            actor=user.name,
         )
 
     def _may_log_in(
@@ -270,7 +294,7 @@ class TokenService:
             if (reason_against := judge(row, mine, now, runtime.policy).reason) is not None:
                 raise TokenRefused(reason_against, token_id=row.id)
             secret_hash = token_string.hash_secret(secret)
-            if not tokens.replace_secret(connection, row, secret_hash=secret_hash, now=now):
+            if not swap.replace_secret(connection, row, secret_hash=secret_hash, now=now):
                 raise Contended(f"{row.id} changed during the call")
             event = Event(
                 at=now,

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
 from tokenctl.core import ids
+from tokenctl.core.context import NO_CONTEXT, Context
 from tokenctl.core.names import DEFAULT_CLIENT, clean_client_id, clean_note, clean_user_name
 from tokenctl.errors import (
     ClientExists,
@@ -90,6 +91,8 @@ class UserService:
         Raises InvalidInput, PasswordRefused, UserExists.
         """
         name = clean_user_name(name)
+        if password is not None and password_hash is not None:
+            raise InvalidInput("give a password or a password hash, not both")
         if password is not None:
             password_hash = self._new_hash(password, name)
         elif password_hash is not None:
@@ -126,7 +129,8 @@ class UserService:
                     hint=f"tokenctl user enable {found.name}, if that is meant",
                 )
             until = None if duration is None else now + micros(duration)
-            users.set_disabled(connection, found.id, at=now, until=until)
+            since = found.disabled_at if found.is_disabled(now) else now
+            users.set_disabled(connection, found.id, at=since, until=until)
             self._note(connection, "user.disable", found, now, actor, reason=reason, until=until)
             ended = [] if until else self._end_logins(connection, found, now, reason, actor)
             return self._changed(users.require(connection, found.id), ended)
@@ -165,20 +169,28 @@ class UserService:
             ended = self._end_logins(connection, found, now, reason, actor)
             return self._changed(users.require(connection, found.id), ended)
 
-    def authenticate(self, name: str, password: str) -> User:
+    def authenticate(
+        self,
+        name: str,
+        password: str,
+        *,
+        client_id: str = DEFAULT_CLIENT,
+        context: Context = NO_CONTEXT,
+    ) -> User:
         """The user whose password this is; a hash of an older scheme is upgraded.
 
         Raises WrongPassword, alike and after one hash for a wrong password, an unknown and a disabled user;
-        the reason is in the audit log. Hand the result's `password_hash` to `issue`, which demands that it
-        still is the user's: else a login that began before a password change would survive it.
+        the reason is in the audit log. `TokenService.login` goes on from here. Who calls `issue` instead
+        hands it the result's `password_hash`, or a login that began before a password change survives it.
         """
         with self._runtime.storage.read() as connection:
             user = users.find(connection, name)
         verified = self._hasher.verify(password, user.password_hash if user else None)
         if user is None or not verified.ok:
-            self._failed(user, "no_such_user" if user is None else "wrong_password")
+            reason = "no_such_user" if user is None else "wrong_password"
+            self._failed(user, reason, clean_client_id(client_id), context)
         if user.is_disabled(self._runtime.clock()):
-            self._failed(user, "user_disabled")
+            self._failed(user, "user_disabled", clean_client_id(client_id), context)
         if verified.upgraded_hash is None:
             return user
         with self._runtime.storage.write() as connection:
@@ -187,7 +199,7 @@ class UserService:
             ):
                 return users.require(connection, user.id)
         # Changed meanwhile: by another login's upgrade, or by a new password. Which, only a new look tells.
-        return self.authenticate(name, password)
+        return self.authenticate(name, password, client_id=client_id, context=context)
 
     # --- shared ---
 
@@ -216,11 +228,19 @@ class UserService:
         if not known_scheme(password_hash):
             raise InvalidInput("the password hash is of no scheme that can be verified")
 
-    def _failed(self, user: User | None, reason: str) -> NoReturn:
+    def _failed(self, user: User | None, reason: str, client_id: str, context: Context) -> NoReturn:
         """Note a failed login, then raise. A name that is no user's may be a password: it is not noted."""
         with self._runtime.storage.write() as connection:
             at = self._runtime.clock()
-            event = Event(at=at, type="login.failed", user_id=user.id if user else None, reason=reason)
+            event = Event(
+                at=at,
+                type="login.failed",
+                user_id=user.id if user else None,
+                client_id=client_id,
+                ip=context.ip,
+                reason=reason,
+                data={"user_agent": context.user_agent},
+            )
             events.add(connection, [event])
         raise WrongPassword("the user name or the password is wrong")
 

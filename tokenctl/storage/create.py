@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tokenctl.errors import DatabaseError, DatabaseExists, DatabaseFull, DatabaseReadOnly, NotADatabase
 from tokenctl.storage import migrate
 from tokenctl.storage.engine import WRITE_TIMEOUT, Connection, sqlite_engine, translated
 from tokenctl.storage.locks import WriterQueue
+
+#: So long no init takes (s): what is older was left by one that was killed.
+_LEFT_BEHIND = 3600
 
 
 def create(path: Path, fill: Callable[[Connection], None], *, journal_mode: str = "WAL") -> None:
@@ -46,8 +51,13 @@ def _build(path: Path, fill: Callable[[Connection], None], journal_mode: str) ->
                 migrate.upgrade(connection)
                 fill(connection)
             raw = engine.raw_connection()
-            raw.cursor().execute(f"PRAGMA journal_mode = {journal_mode}").close()
+            [(mode,)] = raw.cursor().execute(f"PRAGMA journal_mode = {journal_mode}")
             raw.close()
+        if mode.upper() != journal_mode:
+            raise DatabaseError(
+                f"the file system of {path.parent} does not do SQLite's journal mode {journal_mode}",
+                hint="name a database on a local disk",
+            )
     finally:
         engine.dispose()
 
@@ -94,6 +104,14 @@ def write_new_file(path: Path, content: bytes) -> None:
 def _beside(path: Path) -> Path:
     """A name that nobody has: what a killed init left must hinder no later one, whatever its pid."""
     return path.with_name(f"{path.name}.new-{secrets.token_hex(8)}")
+
+
+def sweep(path: Path) -> None:
+    """Remove what an init left that was killed an hour ago or longer."""
+    with suppress(OSError):
+        for left in path.parent.glob(f"{glob.escape(path.name)}*.new-*"):
+            if time.time() - left.lstat().st_mtime > _LEFT_BEHIND:
+                left.unlink()
 
 
 def _sync_directory(directory: Path) -> None:

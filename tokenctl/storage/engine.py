@@ -24,6 +24,7 @@ from tokenctl.errors import (
     DatabaseReadOnly,
     NotADatabase,
     NotMigrated,
+    StatementRefused,
 )
 from tokenctl.storage import locks
 from tokenctl.storage.migrate import current_revision
@@ -33,7 +34,6 @@ from tokenctl.storage.schema import SCHEMA_VERSION, meta
 __all__ = [
     "WRITE_TIMEOUT",
     "Connection",
-    "StatementRefused",
     "Storage",
     "is_there",
     "sqlite_engine",
@@ -45,18 +45,13 @@ __all__ = [
 WRITE_TIMEOUT = 10.0
 
 
-class StatementRefused(DatabaseError):
-    """The database refused one statement (a constraint, a value out of range); it is not away."""
-
-    code = "db.refused"
-
-
 class Storage:
     """One database. Safe to share between threads; open a new one after a fork."""
 
     def __init__(self, database: str, *, write_timeout: float = WRITE_TIMEOUT) -> None:
         """`database` is a path, or a URL as SQLAlchemy reads it. Raises DatabaseMissing, ConfigInvalid."""
-        self.path = sqlite_path(database)
+        # Absolute: an application that changes its directory later still means this file.
+        self.path = sqlite_path(database).absolute()
         if not is_there(self.path):
             raise DatabaseMissing(f"there is no database at {self.path}: it does not exist")
         if not self.path.is_file():
@@ -99,6 +94,10 @@ class Storage:
                     hint="name another --database; tokenctl init makes a new one",
                 )
             if revision != SCHEMA_VERSION:
+                if len(revision) != len(SCHEMA_VERSION) or not revision.isdecimal():
+                    raise NotADatabase(
+                        f"{self.path} is a database of another program", hint="name another --database"
+                    )
                 newer = revision > SCHEMA_VERSION
                 raise NotMigrated(
                     f"the schema of {self.path} is {revision}, and this release works on {SCHEMA_VERSION}",

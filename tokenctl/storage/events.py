@@ -73,13 +73,15 @@ def tail(connection: Connection, *, limit: int, token_id: str | None = None) -> 
     return [_event(row) for row in reversed(connection.execute(statement).all())]
 
 
-def exists_since(connection: Connection, *, token_id: str, type_: str, reason: str, since: int) -> bool:
-    """Whether the same event of one refresh token was stored at or after `since` (µs)."""
+def exists_between(
+    connection: Connection, *, token_id: str, type_: str, reason: str, since: int, until: int
+) -> bool:
+    """Whether the same event of one refresh token was stored in [since, until] (µs)."""
     found = sa.exists().where(
         events.c.token_id == ids.to_bytes(token_id),
         events.c.type == type_,
         events.c.reason == reason,
-        events.c.at >= since,
+        events.c.at.between(since, until),
     )
     return bool(connection.scalar(sa.select(found)))
 
@@ -90,9 +92,22 @@ def critical_since(connection: Connection, since: int) -> list[Event]:
     return [_event(row) for row in connection.execute(statement.order_by(events.c.id))]
 
 
-def newest(connection: Connection) -> int | None:
-    """The instant of the newest event (µs)."""
-    return connection.scalar(sa.select(events.c.at).order_by(events.c.id.desc()).limit(1))
+def gaps_since_last_purge(connection: Connection, *, longer_than: int, now: int) -> list[tuple[int, int]]:
+    """Where the instants of the events since the last purge, and then `now`, leap ahead: from, to (µs).
+
+    A leap to an instant that is still ahead of `now` is of a clock that was put right since; one that ended
+    longer than `longer_than` ago was a quiet time.
+    """
+    last = sa.select(sa.func.max(events.c.id)).where(events.c.type == "purge").scalar_subquery()
+    since = events.c.id >= sa.func.coalesce(last, 0)
+    before = sa.func.lag(events.c.at).over(order_by=events.c.id).label("before")
+    pairs = sa.select(before, events.c.at).where(since).subquery()
+    leaps = sa.select(pairs.c.before, pairs.c.at).where(
+        pairs.c.at - pairs.c.before > longer_than, pairs.c.at.between(now - longer_than, now)
+    )
+    newest = connection.scalar(sa.select(sa.func.max(events.c.at)).where(since, events.c.at <= now))
+    end = [(newest, now)] if newest is not None and now - newest > longer_than else []
+    return [(row.before, row.at) for row in connection.execute(leaps)] + end
 
 
 def _event(row: Row[Any]) -> Event:

@@ -1,218 +1,32 @@
-"""Rows of refresh_tokens: the compare-and-swap, reading, revoking, deleting.
+"""Rows of refresh_tokens: inserting, selecting, revoking, deleting.
 
-Owns every statement on that table. What a verdict means is `core.rotation`; the SQL here only repeats
-its conditions. Functions take a connection inside a transaction and never commit.
+Owns every statement on that table but those on one judged row, which are in `swap.py`. Functions take a
+connection inside a transaction and never commit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Dialect
+from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
 from tokenctl.core import ids
 from tokenctl.core.context import Context
 from tokenctl.core.refresh_token import RefreshToken
 from tokenctl.core.selector import Selector, SelectState
-from tokenctl.core.token_string import LAST_GENERATION, PresentedToken
 from tokenctl.storage.schema import clients, realm, refresh_tokens, users
+from tokenctl.storage.users import is_disabled
 
-#: Entries of one UPDATE. More would gain nothing, and SQLite allows 32,766 parameters.
-MAX_BATCH = 256
 #: Rows that one transaction reads or revokes: a larger one would stall every rotation.
 CHUNK = 1_000
 
 _t = refresh_tokens.c
 
 
-@dataclass(frozen=True, slots=True)
-class Swap:
-    """One entry of a rotation: the string that was presented, by whom."""
-
-    token: PresentedToken
-    client_id: str
-    context: Context
-
-
-class Swapped(NamedTuple):
-    """What the compare-and-swap answers for an entry that it accepted."""
-
-    raw_id: bytes
-    user_id: bytes
-    scope: str
-    expires_at: int
-    context_changed: int
-
-
-# --- the compare-and-swap --------------------------------------------------------------------
-
-
-def rotate(
-    connection: Connection, swaps: Sequence[Swap], *, now: int, access_until: int
-) -> dict[bytes, Swapped]:
-    """Advance every entry whose string is the current one, in one statement; the rest has no answer here.
-
-    No id may appear twice; at most MAX_BATCH entries. Instants in µs.
-    """
-    statement, names = _rotation_text(connection.dialect, len(swaps))
-    values: dict[str, Any] = {"now": now, "access_until": access_until, "last_generation": LAST_GENERATION}
-    for i, swap in enumerate(swaps):
-        values[f"id_{i}"] = swap.token.raw_id
-        values[f"generation_{i}"] = swap.token.generation
-        values[f"secret_hash_{i}"] = swap.token.secret_hash
-        values[f"client_id_{i}"] = swap.client_id
-        values[f"ip_{i}"] = swap.context.ip
-        values[f"user_agent_{i}"] = swap.context.user_agent
-        values[f"device_{i}"] = swap.context.device
-    # On the driver: SQLAlchemy's own execution would cost more than the statement does.
-    rows = connection.exec_driver_sql(statement, tuple(values[name] for name in names))
-    return {row[0]: Swapped(*row) for row in rows}
-
-
-@lru_cache(maxsize=MAX_BATCH)
-def _rotation_text(dialect: Dialect, size: int) -> tuple[str, list[str]]:
-    """The rotation's SQL for a batch of that size, and the names of its positional parameters."""
-    compiled = rotation_statement(size).compile(dialect=dialect)
-    return str(compiled), list(compiled.positiontup or ())
-
-
-def rotation_statement(size: int) -> sa.Update:
-    """The one UPDATE behind every rotation. Its WHERE is `core.rotation.judge` saying ROTATE."""
-    columns: dict[str, sa.types.TypeEngine[Any]] = {
-        "id": _t.id.type,
-        "generation": _t.generation.type,
-        "secret_hash": _t.secret_hash.type,
-        "client_id": _t.client_id.type,
-        "ip": _t.last_ip.type,
-        "user_agent": _t.last_user_agent.type,
-        "device": _t.last_device.type,
-    }
-    entries = sa.values(*(sa.column(name, kind) for name, kind in columns.items()), name="entries")
-    v = entries.data(
-        [
-            tuple(sa.bindparam(f"{name}_{i}", type_=kind) for name, kind in columns.items())
-            for i in range(size)
-        ]
-    ).cte("v")
-    now, access_until = (
-        sa.bindparam("now", type_=_t.rotated_at.type),
-        sa.bindparam("access_until", type_=_t.access_until.type),
-    )
-    changed = sa.or_(
-        *(
-            sa.and_(v.c[name].is_not(None), v.c[name].is_distinct_from(_t[f"last_{name}"]))
-            for name in ("ip", "user_agent", "device")
-        )
-    )
-    return (
-        sa.update(refresh_tokens)
-        .values(
-            generation=_t.generation + sa.literal_column("1"),
-            rotated_at=now,
-            access_until=access_until,
-            # A caller who does not say where it is changes nothing of what is known.
-            last_ip=sa.func.coalesce(v.c.ip, _t.last_ip),
-            last_user_agent=sa.func.coalesce(v.c.user_agent, _t.last_user_agent),
-            last_device=sa.func.coalesce(v.c.device, _t.last_device),
-            context_changed=sa.case((changed, sa.literal_column("1")), else_=sa.literal_column("0")),
-        )
-        .where(
-            _t.id == v.c.id,
-            _t.client_id == v.c.client_id,
-            _t.revoked_at.is_(None),
-            _t.expires_at > now,
-            _t.generation < sa.bindparam("last_generation"),
-            sa.or_(_t.idle_ttl.is_(None), _t.rotated_at + _t.idle_ttl > now),
-            users.c.id == _t.user_id,
-            clients.c.id == _t.client_id,
-            realm.c.id == sa.literal_column("1"),
-            _t.created_at > users.c.not_before,
-            _t.created_at > clients.c.not_before,
-            _t.created_at > realm.c.not_before,
-            sa.not_(_user_is_disabled(now)),
-            _t.secret_hash == v.c.secret_hash,
-            _t.generation == v.c.generation,
-        )
-        .returning(_t.id, _t.user_id, _t.scope, _t.expires_at, _t.context_changed)
-    )
-
-
-def follow(
-    connection: Connection,
-    row: RefreshToken,
-    *,
-    generation: int,
-    now: int,
-    access_until: int,
-    context: Context,
-) -> bool:
-    """After a declared recovery: set the generation to that of the successor. False when the row changed."""
-    statement = (
-        sa.update(refresh_tokens)
-        .where(*_as_judged(row))
-        .values(
-            generation=generation,
-            rotated_at=now,
-            access_until=access_until,
-            last_ip=sa.func.coalesce(sa.literal(context.ip, _t.last_ip.type), _t.last_ip),
-            last_user_agent=sa.func.coalesce(context.user_agent, _t.last_user_agent),
-            last_device=sa.func.coalesce(sa.literal(context.device, _t.last_device.type), _t.last_device),
-        )
-    )
-    return connection.execute(statement).rowcount == 1
-
-
-def revoke_as_judged(connection: Connection, row: RefreshToken, *, reason: str, now: int) -> bool:
-    """Revoke a row that is still what was judged. False when it changed meanwhile: judge again."""
-    statement = (
-        sa.update(refresh_tokens).where(*_as_judged(row)).values(revoked_at=now, revoked_reason=reason)
-    )
-    return connection.execute(statement).rowcount == 1
-
-
-def replace_secret(connection: Connection, row: RefreshToken, *, secret_hash: bytes, now: int) -> bool:
-    """Re-issue by id: a new secret, the next generation. False when the row changed meanwhile.
-
-    Who will use it is not known, so the context of the last use is forgotten: the event has it.
-    """
-    statement = (
-        sa.update(refresh_tokens)
-        .where(*_as_judged(row))
-        .values(
-            secret_hash=secret_hash,
-            generation=row.generation + 1,
-            rotated_at=now,
-            last_ip=None,
-            last_user_agent=None,
-            last_device=None,
-        )
-    )
-    return connection.execute(statement).rowcount == 1
-
-
-def _as_judged(row: RefreshToken) -> list[ColumnElement[bool]]:
-    return [
-        _t.id == ids.to_bytes(row.id),
-        _t.generation == row.generation,
-        _t.client_id == row.client_id,
-        _t.secret_hash == row.secret_hash,
-        _t.revoked_at.is_(None),
-    ]
-
-
 # --- conditions ------------------------------------------------------------------------------
-
-
-def _user_is_disabled(now: Any) -> ColumnElement[bool]:
-    return sa.and_(
-        users.c.disabled_at.is_not(None),
-        sa.or_(users.c.disabled_until.is_(None), users.c.disabled_until > now),
-    )
 
 
 def _alive(now: int) -> ColumnElement[bool]:
@@ -231,17 +45,23 @@ def _expired(now: int) -> ColumnElement[bool]:
 
 def _blocked(now: int) -> ColumnElement[bool]:
     """Held back by what can be taken back; needs the joins of `_joined`."""
-    return sa.or_(_t.created_at <= _not_before(), _user_is_disabled(now))
+    return sa.or_(_t.created_at <= _not_before(), is_disabled(now))
 
 
 def _not_before() -> ColumnElement[int]:
-    """The latest of the three cut-offs (SQLite's max of several arguments is GREATEST elsewhere)."""
-    pair = _larger(users.c.not_before, clients.c.not_before)
-    return _larger(pair, realm.c.not_before)
+    """The latest of the three cut-offs."""
+    pair = larger(users.c.not_before, clients.c.not_before)
+    return larger(pair, realm.c.not_before)
 
 
-def _larger(a: ColumnElement[int], b: ColumnElement[int]) -> ColumnElement[int]:
+def larger(a: ColumnElement[int], b: ColumnElement[int]) -> ColumnElement[int]:
+    """The larger of two (SQLite's max of several arguments is GREATEST elsewhere)."""
     return sa.case((a > b, a), else_=b)
+
+
+def smaller(a: ColumnElement[int], b: ColumnElement[int]) -> ColumnElement[int]:
+    """The smaller of two."""
+    return sa.case((a < b, a), else_=b)
 
 
 def _in_state(state: SelectState, now: int) -> ColumnElement[bool]:
@@ -293,7 +113,7 @@ _ROWS = sa.select(
 
 
 def fetch(connection: Connection, raw_ids: Iterable[bytes]) -> dict[bytes, RefreshToken]:
-    """The rows with those ids, whichever exist; at most MAX_BATCH ids."""
+    """The rows with those ids, whichever exist; at most CHUNK ids."""
     rows = connection.execute(_ROWS.where(_t.id.in_(list(raw_ids))))
     return {row.id: _refresh_token(row) for row in rows}
 
@@ -347,12 +167,10 @@ def users_of(connection: Connection, selector: Selector, *, now: int) -> Sequenc
     return connection.scalars(statement.where(_alive(now)).distinct()).all()
 
 
-def newest_write(connection: Connection) -> int | None:
-    """The newest instant in any row (µs): where time certainly was. Reads the whole table."""
-    statement = sa.select(sa.func.max(_t.rotated_at), sa.func.max(_t.revoked_at))
-    return max(
-        (instant for instant in connection.execute(statement).one() if instant is not None), default=None
-    )
+def written_between(connection: Connection, since: int, until: int) -> bool:
+    """Whether any row was rotated or revoked in [since, until] (µs). May read the whole table."""
+    written = sa.or_(_t.rotated_at.between(since, until), _t.revoked_at.between(since, until))
+    return bool(connection.scalar(sa.select(sa.exists().where(written))))
 
 
 def _refresh_token(row: Any) -> RefreshToken:

@@ -92,6 +92,14 @@ def _one(connection: Connection, condition: sa.ColumnElement[bool], lock: bool) 
     return None if row is None else _user(row)
 
 
+def is_disabled(now: Any) -> sa.ColumnElement[bool]:
+    """`User.is_disabled` in SQL."""
+    return sa.and_(
+        users.c.disabled_at.is_not(None),
+        sa.or_(users.c.disabled_until.is_(None), users.c.disabled_until > now),
+    )
+
+
 def page(connection: Connection, *, after: str | None, limit: int) -> list[User]:
     """The next users in order of name, behind the one named `after`."""
     statement = sa.select(users).order_by(users.c.name_key).limit(limit)

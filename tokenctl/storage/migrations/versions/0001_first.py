@@ -42,6 +42,7 @@ def upgrade() -> None:
         sa.CheckConstraint("length(id) BETWEEN 1 AND 128", name="ck_clients_id"),
         sa.CheckConstraint("not_before >= 0", name="ck_clients_not_before"),
         sqlite_strict=True,
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "users",
@@ -60,6 +61,7 @@ def upgrade() -> None:
         sa.CheckConstraint("not_before >= 0", name="ck_users_not_before"),
         sa.UniqueConstraint("name_key", name="uq_users_name_key"),
         sqlite_strict=True,
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "refresh_tokens",
@@ -113,7 +115,6 @@ def upgrade() -> None:
         postgresql_with={"fillfactor": 80},
     )
     op.create_index("ix_refresh_tokens_user_id", "refresh_tokens", ["user_id"])
-    op.create_index("ix_refresh_tokens_expires_at", "refresh_tokens", ["expires_at"])
     op.create_table(
         "events",
         sa.Column("id", Int64, nullable=False),
