@@ -85,7 +85,7 @@ class _Shell:
         program.chmod(0o755)
         self._directory = directory
         self._environment = {
-            name: value for name, value in os.environ.items() if not name.startswith("TOKENCTL_")
+            name: value for name, value in os.environ.items() if not name.startswith(("TOKENCTL_", "PYTHON"))
         } | {
             "PATH": f"{directory / 'bin'}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),

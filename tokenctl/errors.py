@@ -112,8 +112,9 @@ class TokenRefused(TokenctlError):
     code = "token.refused"
 
     def __init__(self, reason: str, *, token_id: str | None = None, **facts: Any) -> None:
+        said = "an older string was presented, so its login is revoked" if reason == "reuse" else reason
         super().__init__(
-            f"the refresh token is refused: {reason.replace('_', ' ')}",
+            f"the refresh token is refused: {said.replace('_', ' ')}",
             reason=reason,
             token_id=token_id,
             **facts,

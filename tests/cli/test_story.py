@@ -237,7 +237,8 @@ def test_a_purge_that_is_stopped_finishes_its_batch_and_the_next_one_goes_on(
     assert json.loads(rest.stdout)["complete"] is True
     assert json.loads(rest.stdout)["purged"] + summary["purged"] == DEAD_ROWS
     assert count(many) == 10
-    events = json.loads(tool("audit", "tail", "-n", "1000", "--json").stdout)
+    wanted = ("--type", "purge", "--type", "purge.batch")
+    events = json.loads(tool("audit", "tail", "-n", "1000", *wanted, "--json").stdout)
     runs = [event["data"]["complete"] for event in events if event["type"] == "purge"]
     assert runs == [False, True]
     batches = [event["data"]["purged"] for event in events if event["type"] == "purge.batch"]

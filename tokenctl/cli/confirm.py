@@ -69,7 +69,11 @@ def _ask(question: str) -> str:
     sys.stdout.flush()
     sys.stderr.write(printable(question))
     sys.stderr.flush()
-    answer = sys.stdin.readline()
+    try:
+        answer = sys.stdin.readline()
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        raise Declined(f"not confirmed, nothing was done: {question.rstrip()}") from None
     if not answer.endswith("\n"):
         sys.stderr.write("\n")
     return answer.strip()

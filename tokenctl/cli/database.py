@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from tokenctl.cli import records
+from tokenctl.cli import options, records, times
+from tokenctl.cli.confirm import confirm
 from tokenctl.cli.options import Run, app, command, group
 from tokenctl.cli.output import Column, instant
 
-db = group(app, "db", "The database: upgrade, check, sample.", example="tokenctl db check")
+db = group(app, "db", "The database: upgrade, check, restored, sample.", example="tokenctl db check")
 keys = group(app, "keys", "The keys that sign access tokens.", example="tokenctl keys list")
 audit = group(app, "audit", "The audit log.", example="tokenctl audit tail")
 
@@ -104,6 +105,21 @@ def check(run: Run) -> int:
     return 7 if findings else 0
 
 
+@command(db, "restored", example="tokenctl db restored --yes")
+def restored(run: Run, yes: options.Yes = False) -> None:
+    """Declare that the database was restored from a backup.
+
+    Clients that rotated since the backup hold strings newer than the database, and are told to wait until
+    this is said. From then on such a string is followed, once; a second holder of one is caught.
+    """
+    columns = [instant("recovered_at")]
+    run.out.expect(columns)
+    service = run.service
+    confirm("declare that the database was restored", tokens=1, users=0, yes=yes, look="tokenctl doctor")
+    at = service.declare_restored()
+    run.out.summary({"recovered_at": at}, columns, f"declared restored at {times.show_local(at)}")
+
+
 @command(db, "sample", example="tokenctl db sample playground.db")
 def sample(run: Run, path: Annotated[Path, typer.Argument(metavar="PATH", help="Where to make it.")]) -> None:
     """Make the sample database: users, tokens in every state, and a night in which something happened.
@@ -149,7 +165,11 @@ def tail(
     number: Annotated[
         int, typer.Option("--number", "-n", metavar="N", min=1, max=100_000, help="How many.")
     ] = 20,
+    type_: Annotated[
+        list[str] | None,
+        typer.Option("--type", metavar="TYPE", help="Of this type, as token.reuse; may be repeated."),
+    ] = None,
 ) -> None:
-    """Show the newest events, the newest last."""
-    rows = (records.event(event) for event in run.service.audit.tail(number))
+    """Show the newest events, the newest last; a purge's single batches only when asked for."""
+    rows = (records.event(event) for event in run.service.audit.tail(number, types=type_ or ()))
     run.out.rows(rows, records.EVENT_COLUMNS, limit=0)

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from tokenctl import errors
 from tokenctl.cli.options import Run, app, command
 from tokenctl.cli.output import Column
-from tokenctl.errors import TokenctlError
 
 EXIT_CODES = {
     0: "done, also when there was nothing to do or nobody read the output",
@@ -54,15 +54,17 @@ def help_(
 
 
 def _exit_codes() -> list[dict[str, Any]]:
-    from tokenctl.cli.main import EXIT  # here, as main imports this module
+    from tokenctl.cli.main import exit_code  # here, as main imports this module
 
+    of_code: dict[int, list[str]] = {code: [] for code in EXIT_CODES}
+    for name in errors.__all__:
+        kind = getattr(errors, name)
+        if kind is not errors.TokenctlError:
+            of_code[exit_code(kind)].append(kind.code)
+    of_code[1] += ["internal", "io.failed"]
+    of_code[2].append("usage")
+    of_code[143].append(errors.Interrupted.code)
     return [
-        {
-            "code": code,
-            "meaning": meaning,
-            "errors": [
-                kind.code for kind, its in EXIT.items() if its == code and issubclass(kind, TokenctlError)
-            ],
-        }
+        {"code": code, "meaning": meaning, "errors": sorted(set(of_code[code]))}
         for code, meaning in EXIT_CODES.items()
     ]

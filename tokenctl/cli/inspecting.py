@@ -37,11 +37,11 @@ def inspect(
     found = run.service.inspect(targets.one(target), client_id=client)
     record = records.token(found.token, found.now) | {
         "usable": _usable(found),
-        "why": _why(found, times.show_utc),
+        "why": _why(found, times.show_local if run.out.format == "table" else times.show_utc),
         "presented_generation": found.presented and found.presented.generation,
         "verdict": found.judgement and str(found.judgement.verdict),
         "verdict_reason": found.judgement and found.judgement.reason and str(found.judgement.reason),
-        "events": [_event_data(event) for event in found.events],
+        "events": [records.event_as_data(event) for event in found.events],
     }
     columns = [
         *(column._replace(table=True) for column in records.token_columns(found.now)),
@@ -70,6 +70,10 @@ def _usable(found: Inspection) -> bool:
 def _why(found: Inspection, show: Callable[[int], str]) -> str:
     """One sentence that explains the state; `show` writes an instant."""
     row = found.token
+    if found.judgement is not None and found.judgement.verdict == "behind":
+        return (
+            f"the string is newer than the database, which has generation {row.generation}: was it restored?"
+        )
 
     def at(instant: int | None) -> str:
         return "never" if instant is None else show(instant)
@@ -140,7 +144,3 @@ def _where(context: Any) -> str:
     if context.device:
         known.append(f"device {context.device.hex()[:12]}…")
     return f"from {', '.join(known)}" if known else "(from where is not known)"
-
-
-def _event_data(event: Any) -> dict[str, Any]:
-    return records.event(event) | {"at": times.show_utc(event.at)}

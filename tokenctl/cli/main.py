@@ -77,6 +77,12 @@ EXIT: dict[type[BaseException], int] = {
     Terminated: 143,
 }
 
+
+def exit_code(error: type[BaseException]) -> int:
+    """The exit code of an error: that of the first class of its MRO that stands in EXIT."""
+    return next(EXIT[kind] for kind in error.__mro__ if kind in EXIT)
+
+
 # What a file system says to a write; only the writes of the output come here without a file's name.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -126,7 +132,7 @@ def _dispatch(args: list[str]) -> int:
 def _report(error: BaseException, args: Sequence[str]) -> int:
     if isinstance(error, BrokenPipeError) and _reader_gone():
         return 0
-    code = next(EXIT[kind] for kind in type(error).__mro__ if kind in EXIT)
+    code = exit_code(type(error))
     name, message, hint, facts = _describe(error)
     if _wants_json(args):
         import json

@@ -84,7 +84,7 @@ Users = Annotated[
     list[str] | None, typer.Option("--user", metavar="NAME", help="Of this user; may be repeated.")
 ]
 Clients = Annotated[
-    list[str] | None, typer.Option("--client", metavar="NAME", help="Of this client; may be repeated.")
+    list[str] | None, typer.Option("--client", metavar="ID", help="Of this client; may be repeated.")
 ]
 States = Annotated[list[State] | None, typer.Option("--state", help="In this state; may be repeated.")]
 Everything = Annotated[bool, typer.Option("--all", help="Everything there is.")]
@@ -100,7 +100,9 @@ Max = Annotated[
 Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why, for the audit log.")]
 Limit = Annotated[
     int | None,
-    typer.Option("--limit", metavar="N", min=0, help="Rows at most; 0 is all; default 50 on a terminal."),
+    typer.Option(
+        "--limit", metavar="N", min=0, max=2**31, help="Rows at most; 0 is all; default 50 on a terminal."
+    ),
 ]
 
 
@@ -127,7 +129,7 @@ class Run:
         self.debug = bool(shared.get("debug"))
         self.out = Printer(
             shared.get("output", "table"),
-            fields=shared["fields"].split(",") if "fields" in shared else (),
+            fields=[each.strip() for each in shared["fields"].split(",")] if "fields" in shared else (),
             quiet=bool(shared.get("quiet")),
             color=not shared.get("no_color"),
         )

@@ -25,7 +25,7 @@ from tokenctl.errors import InvalidInput
 
 Format = Literal["table", "json", "jsonl", "csv", "id"]
 Record = Mapping[str, Any]
-Advance = Callable[[int], None]
+Advance = Callable[..., None]  # advance(n), or advance(n, total) where that is known later
 
 TERMINAL_ROWS = 50
 _PAGE = 500  # rows of a table that share their column widths, and that are held at once
@@ -225,18 +225,18 @@ class Printer:
     def progress(self, what: str, total: int | None = None) -> Iterator[Advance]:
         """Yields `advance(n)`: on a terminal a line at once, and a bar from the first call after a second."""
         if self.quiet or not _is_terminal(sys.stderr):
-            yield lambda _: None
+            yield lambda *_: None
             return
         stream, begin, done, bar = sys.stderr, time.monotonic(), 0, None
         stream.write(f"{printable(what)} …\r")
         stream.flush()
 
-        def advance(n: int) -> None:
+        def advance(n: int, of: int | None = total) -> None:
             nonlocal done, bar
             done += n
             if bar is None and time.monotonic() - begin > 1:
                 stream.write("\x1b[K")
-                bar = _bar(what, total, plain=self._plain)
+                bar = _bar(what, of, plain=self._plain)
             if bar is not None:
                 bar.update(bar.task_ids[0], completed=done)
 

@@ -33,9 +33,15 @@ def purge(
     *,
     retention: Annotated[
         str | None,
-        typer.Option("--retention", metavar="DURATION", help="Keep what died within this; default 7d."),
+        typer.Option(
+            "--retention",
+            metavar="DURATION",
+            help="Keep what died within this; default: the setting purge_retention.",
+        ),
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Rows in a transaction.")] = 1_000,
+    batch: Annotated[
+        int, typer.Option("--batch", metavar="N", min=1, max=100_000, help="Rows in a transaction.")
+    ] = 1_000,
     max_runtime: Annotated[
         str | None,
         typer.Option("--max-runtime", metavar="DURATION", help="Stop after the batch then in hand."),
@@ -86,7 +92,7 @@ class _Reporter:
         self._last = float("-inf")  # the first line tells at once how much was found
 
     def __call__(self, purged: int, total: int) -> None:
-        self._advance(purged - self._shown)
+        self._advance(purged - self._shown, total)
         self._shown = purged
         if self._run.out.format == "jsonl" and time.monotonic() - self._last >= _PROGRESS_EVERY:
             self._last = time.monotonic()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tokenctl.cli import times
-from tokenctl.cli.output import Column, instant, text
+from tokenctl.cli.output import Column, instant
 
 if TYPE_CHECKING:
     from tokenctl.core.refresh_token import RefreshToken
@@ -72,7 +72,7 @@ def token_columns(now: int) -> list[Column]:
         hidden_instant("idle_expires_at"),
         hidden_instant("access_until"),
         hidden_instant("revoked_at"),
-        Column("revoked_reason", "reason", shrink=True, show=text),
+        Column("revoked_reason", "reason", shrink=True),
         hidden("revoked_by"),
         hidden("issued_ip"),
         hidden("issued_user_agent"),
@@ -118,7 +118,7 @@ def event(row: Event) -> dict[str, Any]:
         "client": row.client_id,
         "ip": row.ip_text,
         "reason": row.reason,
-        "data": {key: _datum(key, value, times.show_utc) for key, value in row.data.items()},
+        "data": row.data,
     }
 
 
@@ -128,6 +128,10 @@ _DATA_INSTANTS = frozenset({"expires_at", "access_until", "rotated_at", "until"}
 
 def _datum(key: str, value: Any, show: Callable[[int], str]) -> Any:
     return show(value) if key in _DATA_INSTANTS and isinstance(value, int) else value
+
+
+def _data_in_utc(data: dict[str, Any]) -> dict[str, Any]:
+    return {key: _datum(key, value, times.show_utc) for key, value in data.items()}
 
 
 def facts(data: dict[str, Any]) -> str:
@@ -147,7 +151,11 @@ EVENT_COLUMNS = [
     Column("client", table=False),
     Column("ip"),
     Column("reason", shrink=True),
-    Column(
-        "data", shrink=True, show=lambda data: " ".join(f"{k}={v}" for k, v in data.items() if v is not None)
-    ),
+    Column("data", shrink=True, show=facts, data=_data_in_utc),
 ]
+
+
+def event_as_data(row: Event) -> dict[str, Any]:
+    """An audit event as JSON has it."""
+    record = event(row)
+    return {column.name: column.value(record) for column in EVENT_COLUMNS}

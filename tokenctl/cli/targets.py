@@ -57,6 +57,8 @@ def several(run: Run, given: list[str]) -> list[str]:
         run.out.warn("a whole token string in the arguments stays in the shell's history; next time give -")
     if "-" not in given:
         return given
+    if sys.stdin.isatty():
+        run.out.note("ids or strings, one a line; Ctrl-D ends")
     read = list(_stdin_lines(sys.stdin.buffer))
     targets = [each for each in given if each != "-"] + read
     if not targets:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -10,9 +10,6 @@ from tokenctl.cli import options, records, targets, times
 from tokenctl.cli.confirm import read_token
 from tokenctl.cli.options import Run, app, command
 from tokenctl.cli.output import Column, instant
-
-if TYPE_CHECKING:
-    pass
 
 # --- issue -----------------------------------------------------------------------------------
 
@@ -43,7 +40,10 @@ def issue(
     ] = "default",
     scope: Annotated[str, typer.Option("--scope", metavar="TEXT", help="Words, one space between.")] = "",
     ttl: Annotated[
-        str | None, typer.Option("--ttl", metavar="DURATION", help="The absolute lifetime; default 30d.")
+        str | None,
+        typer.Option(
+            "--ttl", metavar="DURATION", help="The absolute lifetime; default: the setting refresh_ttl."
+        ),
     ] = None,
 ) -> None:
     """Issue a refresh token: a new login. Its string is printed once, and stored nowhere."""
@@ -71,15 +71,16 @@ def _show_string(run: Run, record: dict[str, Any], columns: list[Column]) -> Non
     if run.out.format != "table" or run.out.fields:
         run.out.one(record, columns)
         return
-    run.out.secret(record["refresh_token"])
+    # The notes first: if the string cannot be written, the id of the login that it was for is known.
     run.out.note(f"{record['id']} expires {times.show_local(record['expires_at'])}")
     if record.get("retried"):
         run.out.note("its string was handed out before, and this is the same one: a retry in the grace")
     if exposed := record.get("access_exposure_until"):
         run.out.note(f"older access tokens of this login live until {times.show_local(exposed)}")
+    run.out.secret(record["refresh_token"])
 
 
-# --- list and inspect ------------------------------------------------------------------------
+# --- list ------------------------------------------------------------------------------------
 
 
 @command(

@@ -11,6 +11,7 @@ from tokenctl.cli import options, records, times
 from tokenctl.cli.confirm import confirm, read_secret
 from tokenctl.cli.options import Run, app, command, group
 from tokenctl.cli.output import Column, amount, instant
+from tokenctl.errors import InvalidInput
 
 if TYPE_CHECKING:
     from tokenctl.service.users import UserChange
@@ -50,6 +51,8 @@ def create(
 ) -> None:
     """Create a user. Names are compared without case."""
     run.out.expect(records.USER_COLUMNS)
+    if password_stdin + no_password + (password_file is not None) > 1:
+        raise InvalidInput("there is more than one way for the password", hint="give one of the three")
     service = run.service  # before a prompt: a missing database should not cost a password
     password = None if no_password else _new_password(password_stdin, password_file)
     user = service.create_user(name, password)

@@ -89,7 +89,7 @@ def _critical_events(runtime: Runtime) -> Check:
     since = runtime.clock() - _LOOK_BACK
     with runtime.storage.read() as connection:
         found = events.critical_since(connection, since)
-    kinds = ", ".join(sorted({event.type for event in found}))
+    kinds = ", ".join(sorted({f"{event.type} of {event.token_id}" for event in found})[:3])
     return Check(
         "alarms",
         ok=not found,

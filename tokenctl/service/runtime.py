@@ -149,6 +149,7 @@ def key_path(settings: Settings, database: Path) -> Path:
     """The master key's file: as set, or beside the database."""
     if settings.key_file is not None:
         return Path(settings.key_file).absolute()
+    database = database.resolve()  # a link to a database leads to its key as well
     return database.with_name(database.name + ".key")
 
 

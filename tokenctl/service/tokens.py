@@ -402,6 +402,18 @@ class TokenService:
         order = revocation.Order(clean_note(reason), self._runtime.who(actor), stop, progress)
         return revocation.revoke_matching(self._runtime, selector, order)
 
+    def declare_restored(self, *, actor: str | None = None) -> int:
+        """Say that the database was restored from a backup; the instant from which that holds (µs).
+
+        From then on a string that is newer than its row is followed, once for each login; before, it gets
+        DatabaseBehind, so that its bearer keeps it.
+        """
+        with self._runtime.storage.write() as connection:
+            now = self._runtime.clock()
+            tokens.declare_recovery(connection, now=now)
+            events.add(connection, [Event(at=now, type="database.restored", actor=self._runtime.who(actor))])
+        return now
+
     def purge(
         self,
         *,

@@ -116,7 +116,7 @@ class Storage:
 
 def sqlite_path(database: str) -> Path:
     """The file that `database` names. Raises ConfigInvalid for what is no SQLite database."""
-    if "://" not in database:
+    if "://" not in database and database != ":memory:":
         return Path(database)
     try:
         url = sa.make_url(database)

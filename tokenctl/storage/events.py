@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,9 +65,15 @@ _EVENTS = sa.select(events, users.c.name.label("user_name")).select_from(
 )
 
 
-def tail(connection: Connection, *, limit: int, token_id: str | None = None) -> list[Event]:
-    """The newest events, oldest of them first; of one refresh token when its `rt_…` is given."""
-    statement = _EVENTS.order_by(events.c.id.desc()).limit(limit)
+def tail(
+    connection: Connection, *, limit: int, token_id: str | None = None, types: Collection[str] = ()
+) -> list[Event]:
+    """The newest events, oldest of them first; of one refresh token when its `rt_…` is given, of some types.
+
+    A large purge leaves an event for each batch, which would hide all others: they must be asked for.
+    """
+    wanted = events.c.type.in_(types) if types else events.c.type != "purge.batch"
+    statement = _EVENTS.where(wanted).order_by(events.c.id.desc()).limit(limit)
     if token_id is not None:
         statement = statement.where(events.c.token_id == ids.to_bytes(token_id))
     return [_event(row) for row in reversed(connection.execute(statement).all())]
