@@ -86,6 +86,7 @@ CASES = [
     Case("keys-list", "keys list"),
     Case("audit-tail", "audit tail -n 14"),
     Case("db-upgrade", "db upgrade"),
+    Case("db-restored", "db restored --yes"),
     Case("db-check", "db check"),
     Case("db-sample", "db sample new.db", formats=("table", "json")),
     Case("config", "config"),

@@ -149,7 +149,8 @@ def key_path(settings: Settings, database: Path) -> Path:
     """The master key's file: as set, or beside the database."""
     if settings.key_file is not None:
         return Path(settings.key_file).absolute()
-    database = database.resolve()  # a link to a database leads to its key as well
+    if database.is_symlink():
+        database = database.resolve()  # it leads to the key as well
     return database.with_name(database.name + ".key")
 
 
