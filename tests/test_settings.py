@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -604,3 +604,19 @@ def test_importing_the_settings_is_cheap() -> None:
     program = f"import sys, tokenctl.settings; sys.exit(repr({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == "set()"
+
+
+class TestKeyAndKeyFile:
+    """Two forms of one setting: which of them is meant must be clear."""
+
+    ENVIRON: ClassVar = {"TOKENCTL_MASTER_KEY": "tkm1_" + "A" * 43}
+
+    def test_a_flag_wins(self, tmp_path: Path) -> None:
+        loaded = load({"key_file": "k"}, environ=self.ENVIRON, cwd=tmp_path, config_dirs=[])
+        assert (loaded.settings.key_file, loaded.settings.master_key) == ("k", None)
+
+    def test_both_in_the_environment_are_an_error(self, tmp_path: Path) -> None:
+        environ = self.ENVIRON | {"TOKENCTL_KEY_FILE": "k"}
+        with pytest.raises(ConfigInvalid, match="both set") as caught:
+            load({}, environ=environ, cwd=tmp_path, config_dirs=[])
+        assert "AAAA" not in str(caught.value)

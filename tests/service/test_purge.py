@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from tests.conftest import CHEAP, START, Clock
 from tests.service import DAY, SECOND, add_logins, dump, event_types, login_row, run_sql, statements
 from tokenctl import Selector, Settings, State, TokenPair, TokenService
-from tokenctl.errors import ClockSuspect, DatabaseLocked, InvalidInput, TokenNotFound, TokenRefused
+from tokenctl.errors import (
+    ClockSuspect,
+    DatabaseLocked,
+    InvalidInput,
+    TokenNotFound,
+    TokenRefused,
+    WrongPassword,
+)
 from tokenctl.storage.users import User
 
 TICK = timedelta(microseconds=1)
@@ -396,6 +403,25 @@ class TestSuspectClock:
         assert service.purge(retention=retention, force=True).purged == 3
         # The run was a write: the clock is believed from now on.
         assert service.purge(retention=retention).complete
+
+    @pytest.mark.parametrize("write", ["refused refresh", "wrong password", "new login"])
+    def test_a_write_under_the_wrong_clock_does_not_make_it_right(
+        self, service: TokenService, ada: User, clock: Clock, write: str
+    ) -> None:
+        pair = service.issue("ada")
+        clock.advance(timedelta(days=365))
+        with suppress(TokenRefused, WrongPassword):
+            {
+                "refused refresh": lambda: service.rotate(pair.refresh_token),
+                "wrong password": lambda: service.login("ada", "not the password"),
+                "new login": lambda: service.issue("ada"),
+            }[write]()
+        for _ in range(2):
+            with pytest.raises(ClockSuspect):
+                service.purge()
+        clock.advance(timedelta(days=-364))
+        assert service.purge().purged == 0, "put right, it is believed at once"
+        assert service.rotate(pair.refresh_token)
 
     def test_a_rotation_is_a_write_although_it_leaves_no_event(
         self, service: TokenService, settings: Settings, ada: User, clock: Clock

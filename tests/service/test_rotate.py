@@ -790,6 +790,56 @@ class TestBatch:
         assert generation(service, pair) == 0
 
 
+class TestOneCallersNonsense:
+    """What one entry brings fails that entry alone, and reaches no row."""
+
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            pytest.param({"scope": "tkr1_AAAAAAAAAAAA"}, id="a string for a scope"),
+            pytest.param({"scope": "x" * 5000}, id="an endless scope"),
+            pytest.param({"client_id": "tkr1_AAAAAAAAAAAA"}, id="a string for a client"),
+            pytest.param({"client_id": "x" * 5000}, id="an endless client"),
+        ],
+    )
+    def test_fails_alone_and_leaves_nothing(
+        self, service: TokenService, pair: TokenPair, settings: Settings, bad: dict[str, Any]
+    ) -> None:
+        other = service.issue("ada")
+        before = len(run_sql(settings, "SELECT 1 FROM events"))
+        results = service.rotate_many(
+            [RotateRequest(pair.refresh_token, **bad), RotateRequest(other.refresh_token)]
+        )
+        assert isinstance(results[0], InvalidScope | TokenRefused)
+        assert succeeded(results[1]).token_id == other.token_id
+        assert len(run_sql(settings, "SELECT 1 FROM events")) == before
+        assert generation(service, pair) == 0
+
+    def test_a_string_in_a_user_agent_is_not_stored(
+        self, service: TokenService, pair: TokenPair, settings: Settings
+    ) -> None:
+        service.rotate(pair.refresh_token, context=Context.of(user_agent=f"Bearer {pair.refresh_token}"))
+        assert not [line for line in dump(settings) if pair.refresh_token[5:40] in line]
+
+
+class TestAccessUntil:
+    def test_a_shorter_ttl_does_not_shorten_what_was_signed(
+        self, service: TokenService, pair: TokenPair, settings: Settings, clock: Clock
+    ) -> None:
+        hasty = replace(settings, access_ttl=timedelta(seconds=60))
+        with TokenService(hasty, clock=clock, passwords=CHEAP) as other:
+            next_ = other.rotate(pair.refresh_token)
+            again = other.rotate(pair.refresh_token)
+        assert next_.access_expires_at == again.access_expires_at == clock() + 60_000_000
+        done = service.revoke([pair.token_id], reason="x")
+        assert done.access_exposure_until == pair.access_expires_at, "the first one lives on"
+
+    def test_no_access_token_outlives_its_login(self, service: TokenService, pair: TokenPair) -> None:
+        short = service.issue("ada", ttl=timedelta(seconds=5))
+        assert short.access_expires_at == short.refresh_expires_at
+        assert service.rotate(short.refresh_token).access_expires_at == short.refresh_expires_at
+
+
 class TestForgery:
     @pytest.mark.parametrize(
         ("spoil", "error"),

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import CHEAP, Clock
 from tests.service import DAY, add_logins, dump, event_types, login_row, run_sql
-from tokenctl import PasswordPolicy, Settings, State, TokenPair, TokenService
+from tokenctl import Context, PasswordPolicy, Settings, State, TokenPair, TokenService
 from tokenctl.errors import (
     ClientExists,
     ClientNotFound,
@@ -194,6 +194,20 @@ def pbkdf2_hash() -> str:
     """As Django writes it."""
     checksum = hashlib.pbkdf2_hmac("sha256", PASSWORD.encode(), b"saltsalt", 10)
     return f"pbkdf2_sha256$10$saltsalt${base64.b64encode(checksum).decode()}"
+
+
+class TestLogin:
+    def test_leaves_its_events(self, service: TokenService, settings: Settings) -> None:
+        service.create_user("ada", PASSWORD)
+        pair = service.login("ada", PASSWORD, context=Context.of(ip="192.0.2.1", user_agent="Browser"))
+        with pytest.raises(WrongPassword):
+            service.login("ada", ANOTHER, context=Context.of(ip="192.0.2.66", user_agent="Spray/1"))
+        assert service.rotate(pair.refresh_token)
+        ok, issued, failed = service.audit.tail(3)
+        assert [event.type for event in (ok, issued, failed)] == ["login.ok", "token.issue", "login.failed"]
+        assert ok.token_id == issued.token_id == pair.token_id
+        assert (failed.ip_text, failed.data["user_agent"]) == ("192.0.2.66", "Spray/1")
+        assert failed.user_name == "ada"
 
 
 @pytest.mark.parametrize("older", [bcrypt_hash, pbkdf2_hash])

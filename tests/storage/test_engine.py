@@ -809,6 +809,38 @@ print(json.dumps(results))
             assert works(settings)
 
 
+class TestLeftBehind:
+    def test_what_a_killed_init_left_is_removed_when_it_is_old(
+        self, fresh: Settings, directory: Path
+    ) -> None:
+        old, new = (Path(f"{fresh.database}{name}") for name in (".new-0123", ".key.new-4567"))
+        for left in (old, new):
+            left.write_text("half")
+        os.utime(old, (0, 0))
+        initialise(fresh)
+        assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_a_change_of_directory_changes_nothing(
+    fresh: Settings, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    initialise(fresh)
+    monkeypatch.chdir(Path(fresh.database).parent)
+    with TokenService(Settings(database=Path(fresh.database).name)) as service:
+        monkeypatch.chdir(tmp_path)
+        service.create_user("ada")
+        assert service.issue("ada")
+
+
+def test_a_link_to_a_database_leads_to_its_key(fresh: Settings, directory: Path, tmp_path: Path) -> None:
+    initialise(fresh)
+    link = tmp_path / "link.db"
+    link.symlink_to(fresh.database)
+    with TokenService(Settings(database=str(link))) as service:
+        service.create_user("ada")
+        assert service.issue("ada")
+
+
 class TestSecrets:
     def test_are_not_in_the_files_of_the_database(self, fresh: Settings, tmp_path: Path) -> None:
         Path(fresh.database).parent.mkdir()

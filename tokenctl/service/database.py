@@ -56,9 +56,10 @@ def initialise(settings: Settings, *, actor: str = "service") -> Initialised:
     Raises KeyWrong or KeyMissing when a database is there whose key is not, and DatabaseError's kinds.
     """
     path = sqlite_path(settings.database)
+    there = is_there(path)
     sweep(path)
     key_file = None if settings.master_key is not None else key_path(settings, path)
-    if is_there(path):
+    if there:
         if path.is_dir():
             raise DatabaseExists(f"{path} is a directory", hint=f"--database {path / 'tokenctl.db'}")
         return _found(settings, path, key_file)
