@@ -673,13 +673,16 @@ def child(work):
 """
 
 
-class TestInit:
-    @pytest.fixture(autouse=True)
-    def directory(self, fresh: Settings) -> Path:
-        directory = Path(fresh.database).parent
-        directory.mkdir()
-        return directory
+@pytest.fixture
+def directory(fresh: Settings) -> Path:
+    """Where it will be."""
+    directory = Path(fresh.database).parent
+    directory.mkdir()
+    return directory
 
+
+@pytest.mark.usefixtures("directory")
+class TestInit:
     def test_makes_a_database_and_its_key(self, fresh: Settings, directory: Path) -> None:
         done = initialise(fresh)
         assert (done.created, done.database) == (True, Path(fresh.database))
