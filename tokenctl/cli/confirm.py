@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tokenctl.cli.output import printable
-from tokenctl.errors import ConfirmationMissing, Declined, InvalidInput
+from tokenctl.errors import ConfirmationMissing, Declined, Interrupted, InvalidInput
 
 ASK_UP_TO = 20
 """Live tokens that a plain yes may end; more, or everything, needs the number of users."""
@@ -73,7 +73,7 @@ def _ask(question: str) -> str:
         answer = sys.stdin.readline()
     except KeyboardInterrupt:
         sys.stderr.write("\n")
-        raise Declined(f"not confirmed, nothing was done: {question.rstrip()}") from None
+        raise Interrupted("interrupted at the question, nothing was done", hint="the same command") from None
     if not answer.endswith("\n"):
         sys.stderr.write("\n")
     return answer.strip()

@@ -157,9 +157,18 @@ class Run:
     @cached_property
     def service(self) -> TokenService:
         """The service on the database of the settings; closed when the command ends."""
-        from tokenctl import TokenService
+        import gc
 
-        service = TokenService(self.settings, actor=self.actor)
+        # The collector would walk the heap again and again while it only grows, and once more at the end:
+        # a quarter of what the start of a command may cost.
+        gc.disable()
+        try:
+            from tokenctl import TokenService
+
+            service = TokenService(self.settings, actor=self.actor)
+        finally:
+            gc.freeze()
+            gc.enable()
         self._closing.callback(service.close)
         if service.is_sample:
             self.out.note(

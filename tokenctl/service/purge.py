@@ -18,6 +18,9 @@ from tokenctl.storage import events, tokens
 from tokenctl.storage.events import Event
 
 DEFAULT_BATCH = 1_000
+#: So many rows later the log goes into the file, between two batches: a commit that also did that would hold
+#: the writer for as long.
+_CHECKPOINT_ROWS = 8_000
 _DAY = timedelta(days=1)
 _JUST_BEFORE = micros(timedelta(hours=1))
 
@@ -94,7 +97,7 @@ def _delete(
         with runtime.storage.read() as connection:
             total = tokens.count_dead(connection, dead_since=dead_since)
         progress(0, total)
-    after = b""
+    after, since_checkpoint, version = b"", 0, None
     while not over():
         began = time.monotonic()
         # Searching takes no lock; only the deleting does.
@@ -103,6 +106,7 @@ def _delete(
         if found is None:
             return purged, batches, True
         with runtime.storage.write() as connection:
+            before, version = version, runtime.storage.data_version(connection)
             deleted = tokens.delete_dead(connection, *found, dead_since=dead_since)
             facts = {"purged": deleted}
             event = Event(at=runtime.clock(), type="purge.batch", actor=actor, data=facts)
@@ -112,8 +116,13 @@ def _delete(
         after = found[1]
         if progress is not None:
             progress(purged, total)
-        # As long as it worked, it leaves the writer to the rotations.
-        time.sleep(time.monotonic() - began)
+        worked = time.monotonic() - began
+        since_checkpoint += batch
+        if since_checkpoint >= _CHECKPOINT_ROWS:
+            runtime.storage.checkpoint()
+            since_checkpoint = 0
+        if version != before:  # somebody else writes: they get the writer for as long as we had it
+            time.sleep(worked)
     return purged, batches, False
 
 

@@ -429,9 +429,10 @@ class TokenService:
     ) -> purging.Purge:
         """Delete refresh tokens that have been dead for longer than `retention`; never a live one.
 
-        Transactions of `batch` rows; one runner at a time (DatabaseLocked after `lock_wait`). Refuses with
-        ClockSuspect when the newest write is older than max(retention, 1 day), unless `force`.
-        `progress` is called with (rows deleted, rows found at the start).
+        Transactions of `batch` rows, with pauses while others write. One runner at a time: DatabaseLocked
+        after `lock_wait`. Refuses with ClockSuspect when the clock has leapt by more than max(retention,
+        1 day) since the last purge, unless `force`. `progress` is called with (rows deleted, rows found at
+        the start).
         """
         if batch < 1:
             raise InvalidInput("a batch has at least 1 row")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from urllib.parse import quote
 
@@ -79,6 +79,15 @@ class Storage:
             connection = plain.execution_options(tokenctl_begin="BEGIN IMMEDIATE")
             with connection.begin():
                 yield connection
+
+    def data_version(self, connection: Connection) -> int:
+        """Differs from this connection's last answer when another one has written since."""
+        return int(connection.exec_driver_sql("PRAGMA data_version").scalar_one())
+
+    def checkpoint(self) -> None:
+        """Bring what is committed from the log into the file. Takes no turn, so no writer waits for it."""
+        with translated(self.path), closing(self.engine.raw_connection()) as raw:
+            raw.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").close()
 
     def exclusive(self, job: str, *, wait: float = 0) -> AbstractContextManager[None]:
         """Hold this for a job of which one may run at a time. Raises DatabaseLocked after `wait` seconds."""
@@ -161,6 +170,9 @@ def sqlite_engine(path: Path, timeout: float, *, foreign_keys: bool = True) -> E
         connection.execute(f"PRAGMA foreign_keys = {foreign_keys:d}")
         # NORMAL would lose acknowledged commits when the power fails.
         connection.execute("PRAGMA synchronous = FULL")
+        # A checkpoint writes a page once, however often it was committed, and the writer waits for it: rare
+        # is cheap. In pages, so the log stays within 64 MB.
+        connection.execute("PRAGMA wal_autocheckpoint = 16000")
         return connection
 
     engine = sa.create_engine(
