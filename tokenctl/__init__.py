@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from tokenctl.core.selector import SelectState as SelectState
     from tokenctl.service.database import Initialised as Initialised
     from tokenctl.service.database import initialise as initialise
+    from tokenctl.service.issuing import Reissue as Reissue
     from tokenctl.service.pair import TokenPair as TokenPair
     from tokenctl.service.purge import Purge as Purge
     from tokenctl.service.revocation import Preview as Preview
     from tokenctl.service.revocation import Revocation as Revocation
     from tokenctl.service.rotation import RotateRequest as RotateRequest
     from tokenctl.service.tokens import Inspection as Inspection
-    from tokenctl.service.tokens import Reissue as Reissue
     from tokenctl.service.tokens import TokenService as TokenService
     from tokenctl.service.users import UserChange as UserChange
     from tokenctl.settings import Secret as Secret
@@ -48,7 +48,8 @@ _NAMES = {
     "tokenctl.service.purge": "Purge",
     "tokenctl.service.revocation": "Preview Revocation",
     "tokenctl.service.rotation": "RotateRequest",
-    "tokenctl.service.tokens": "Inspection Reissue TokenService",
+    "tokenctl.service.issuing": "Reissue",
+    "tokenctl.service.tokens": "Inspection TokenService",
     "tokenctl.service.users": "UserChange",
     "tokenctl.settings": "Secret Settings",
     "tokenctl.storage.events": "Event",

@@ -1,65 +1,49 @@
 """TokenService: the public API for an embedding application, and all that the command line does.
 
-Owns issuing and inspecting; rotation, revocation and purging have a module each and are reached from
-here. Every method is one transaction (`revoke`, `revoke_matching` and `purge`: one
-for each chunk), writes its audit events inside it, and raises after its commit.
+Owns inspecting; issuing, rotation, revocation and purging have a module each and are reached from here.
+A call is one transaction (`revoke`, `revoke_matching` and `purge`: one for each chunk), writes its audit
+events inside it, and raises after its commit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Self
 
 from tokenctl.core import ids, token_string
 from tokenctl.core.context import NO_CONTEXT, Context
-from tokenctl.core.names import DEFAULT_CLIENT, clean_client_id, clean_note, clean_scope
+from tokenctl.core.names import DEFAULT_CLIENT, clean_note
 from tokenctl.core.refresh_token import RefreshToken, State
 from tokenctl.core.rotation import Judgement, Presented, judge
 from tokenctl.core.selector import Selector
-from tokenctl.core.token_string import SECRET_BYTES, PresentedToken
+from tokenctl.core.token_string import PresentedToken
 from tokenctl.errors import (
-    ClientNotFound,
-    Contended,
     InvalidInput,
     InvalidToken,
     TokenctlError,
     TokenNotFound,
-    TokenRefused,
-    UserDisabled,
-    WrongPassword,
 )
+from tokenctl.service import issuing, revocation
 from tokenctl.service import purge as purging
-from tokenctl.service import revocation
 from tokenctl.service.audit import AuditLog
+from tokenctl.service.issuing import Reissue
 from tokenctl.service.keys import KeyService
-from tokenctl.service.pair import TokenPair, make_pair
+from tokenctl.service.pair import TokenPair
 from tokenctl.service.revocation import Preview, Progress, Revocation, Stop, never, unseen
 from tokenctl.service.rotation import RotateRequest, rotate_many
-from tokenctl.service.runtime import Clock, Entropy, Runtime, micros
+from tokenctl.service.runtime import Clock, Entropy, Runtime
 from tokenctl.service.users import ClientService, UserService
 from tokenctl.settings import Settings
-from tokenctl.storage import events, swap, tokens, users
-from tokenctl.storage.engine import Connection
+from tokenctl.storage import events, tokens
 from tokenctl.storage.events import Event
 from tokenctl.storage.users import User
 
 if TYPE_CHECKING:
     from tokenctl.core.passwords import PasswordPolicy
 
-_LONGEST_LIFE = timedelta(days=3650)
 _TIMELINE = 1_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reissue:
-    """A login that an operator re-issued by id: the only string that is good for it now. Instants in µs."""
-
-    token_id: str
-    refresh_token: str = field(repr=False)
-    refresh_expires_at: int
-    access_exposure_until: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,51 +134,15 @@ class TokenService:
         password change does not survive it.
         Raises UserNotFound, UserDisabled, ClientNotFound, WrongPassword, InvalidScope, InvalidInput.
         """
-        runtime = self._runtime
-        scope, client_id = clean_scope(scope), clean_client_id(client_id)
-        lifetime = self._lifetime(ttl)
-        _ = runtime.signing_key  # a missing key must be found before anything is committed
-        idle_ttl = runtime.settings.idle_ttl
-        with runtime.storage.write() as connection:
-            owner = self._may_log_in(connection, user, client_id, verified_password_hash)
-            now = runtime.clock()
-            raw_id, secret = ids.uuid7(now, runtime.entropy(10)), runtime.entropy(SECRET_BYTES)
-            access_until = now + min(runtime.access_ttl, lifetime)
-            tokens.insert(
-                connection,
-                raw_id=raw_id,
-                user_id=ids.to_bytes(owner.id),
-                client_id=client_id,
-                scope=scope,
-                secret_hash=token_string.hash_secret(secret),
-                now=now,
-                access_until=access_until,
-                expires_at=now + lifetime,
-                idle_ttl=None if idle_ttl is None else micros(idle_ttl),
-                context=context,
-            )
-            event = Event(
-                at=now,
-                type="token.issue",
-                actor=runtime.who(actor),
-                user_id=owner.id,
-                token_id=ids.token_id(raw_id),
-                client_id=client_id,
-                ip=context.ip,
-                data={"expires_at": now + lifetime, "user_agent": context.user_agent},
-            )
-            login = replace(event, type="login.ok", data={}) if verified_password_hash else None
-            events.add(connection, [event] if login is None else [login, event])
-        return make_pair(
-            runtime,
-            refresh_token=token_string.mint(raw_id, 0, secret, runtime.keys.mac),
-            token_id=ids.token_id(raw_id),
-            user_id=owner.id,
+        return issuing.issue(
+            self._runtime,
+            user,
             client_id=client_id,
             scope=scope,
-            now=now,
-            access_until=access_until,
-            expires_at=now + lifetime,
+            ttl=ttl,
+            context=context,
+            verified_password_hash=verified_password_hash,
+            actor=actor,
         )
 
     def login(
@@ -219,32 +167,6 @@ class TokenService:
             verified_password_hash=user.password_hash,
             actor=user.name,
         )
-
-    def _may_log_in(
-        self, connection: Connection, user: str, client_id: str, verified_password_hash: str | None
-    ) -> User:
-        """The user, whose row stays locked until the commit."""
-        owner = users.require(connection, user, lock=True)
-        if owner.is_disabled(self._runtime.clock()):
-            raise UserDisabled(
-                f"the user {owner.name} is disabled", hint=f"tokenctl user enable {owner.name}"
-            )
-        if verified_password_hash is not None and verified_password_hash != owner.password_hash:
-            raise WrongPassword("the password was changed during the login")
-        if users.get_client(connection, client_id) is None:
-            raise ClientNotFound(
-                f"there is no client {client_id}", hint=f"tokenctl client create {client_id}"
-            )
-        return owner
-
-    def _lifetime(self, ttl: timedelta | None) -> int:
-        lifetime = self._runtime.settings.refresh_ttl if ttl is None else ttl
-        if not timedelta(0) < lifetime <= _LONGEST_LIFE:
-            raise InvalidInput(
-                f"a refresh token lives for more than 0 s and at most {_LONGEST_LIFE.days} days",
-                hint="for example 30d",
-            )
-        return micros(lifetime)
 
     # --- rotating ----------------------------------------------------------------------------
 
@@ -280,44 +202,7 @@ class TokenService:
 
         The absolute expiry stays. Raises TokenNotFound, TokenRefused, Contended.
         """
-        runtime = self._runtime
-        token_id, reason = ids.parse_token_id(token_id), clean_note(reason)
-        mac_key = runtime.keys.mac
-        secret = runtime.entropy(SECRET_BYTES)
-        with runtime.storage.write() as connection:
-            row = tokens.get(connection, token_id)
-            now = runtime.clock()
-            if row is None:
-                raise TokenNotFound(f"there is no refresh token {token_id}")
-            # Its own current string, judged: whatever would refuse that refuses this.
-            mine = Presented(row.generation, row.secret_hash, row.client_id)
-            if (reason_against := judge(row, mine, now, runtime.policy).reason) is not None:
-                raise TokenRefused(reason_against, token_id=row.id)
-            secret_hash = token_string.hash_secret(secret)
-            if not swap.replace_secret(connection, row, secret_hash=secret_hash, now=now):
-                raise Contended(f"{row.id} changed during the call")
-            event = Event(
-                at=now,
-                type="token.reissue",
-                actor=runtime.who(actor),
-                user_id=row.user_id,
-                token_id=row.id,
-                client_id=row.client_id,
-                reason=reason,
-                data={
-                    "generation": row.generation + 1,
-                    "access_until": row.access_until,
-                    "last_ip": row.last.ip_text,
-                    "last_user_agent": row.last.user_agent,
-                },
-            )
-            events.add(connection, [event])
-        return Reissue(
-            token_id=row.id,
-            refresh_token=token_string.mint(ids.to_bytes(row.id), row.generation + 1, secret, mac_key),
-            refresh_expires_at=row.expires_at,
-            access_exposure_until=revocation.exposure(runtime, row.access_until),
-        )
+        return issuing.reissue(self._runtime, token_id, reason=reason, actor=actor)
 
     # --- looking -----------------------------------------------------------------------------
 
