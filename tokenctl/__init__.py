@@ -56,6 +56,7 @@ _NAMES = {
     "tokenctl.storage.users": "Client User",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
+__all__ = sorted([*_HOME, *errors.__all__])  # noqa: PLE0605 - a list of names, made of the two above
 
 
 def __getattr__(name: str) -> Any:

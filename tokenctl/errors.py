@@ -112,7 +112,11 @@ class TokenRefused(TokenctlError):
     code = "token.refused"
 
     def __init__(self, reason: str, *, token_id: str | None = None, **facts: Any) -> None:
-        said = "an older string was presented, so its login is revoked" if reason == "reuse" else reason
+        said = (
+            "a string that is not the current one was presented, so its login is revoked"
+            if reason == "reuse"
+            else reason
+        )
         super().__init__(
             f"the refresh token is refused: {said.replace('_', ' ')}",
             reason=reason,

@@ -909,3 +909,16 @@ class TestMissingKey:
         clock.advance(GRACE + TICK)
         verdicts = [service.inspect(string).judgement for string in (live, pair.refresh_token)]
         assert [verdict and verdict.verdict for verdict in verdicts] == [Verdict.ROTATE, Verdict.REUSE]
+
+
+def test_a_wider_scope_is_refused_at_the_very_moment_in_which_a_login_comes_back(
+    service: TokenService, pair: TokenPair, settings: Settings, clock: Clock
+) -> None:
+    """The clock passes the end of the blocking between the look at the scope and the UPDATE."""
+    service.users.disable("ada", duration=timedelta(microseconds=3))
+    ticking = iter(range(clock(), clock() + 1000))
+    with TokenService(settings, clock=lambda: next(ticking), passwords=CHEAP) as other:
+        for _ in range(5):
+            with pytest.raises((InvalidScope, TokenRefused)):
+                other.rotate(pair.refresh_token, scope="read write admin")
+    assert generation(service, pair) == 0

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import bcrypt
 import pytest
@@ -490,3 +491,19 @@ class TestClients:
         with pytest.raises(error):
             service.clients.delete(client_id)
         assert dump(settings) == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"client_id": ""}, {"client_id": "nobody"}, {"scope": '"'}],
+    ids=["client", "unknown", "scope"],
+)
+def test_a_refusal_tells_nothing_of_the_password(service: TokenService, options: dict[str, Any]) -> None:
+    service.create_user("ada", PASSWORD)
+    said = []
+    for password in (PASSWORD, ANOTHER):
+        with pytest.raises(TokenctlError) as caught:
+            service.login("ada", password, **options)
+        said.append((type(caught.value), str(caught.value)))
+    assert said[0] == said[1]
+    assert said[0][0] is not WrongPassword

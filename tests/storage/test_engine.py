@@ -816,12 +816,14 @@ class TestLeftBehind:
     def test_what_a_killed_init_left_is_removed_when_it_is_old(
         self, fresh: Settings, directory: Path
     ) -> None:
-        old, new = (Path(f"{fresh.database}{name}") for name in (".new-0123", ".key.new-4567"))
-        for left in (old, new):
+        old, new = (Path(f"{fresh.database}{name}") for name in (f".new-{0:016x}", f".key.new-{1:016x}"))
+        mine = Path(f"{fresh.database}.new-backup")
+        for left in (old, new, mine):
             left.write_text("half")
-        os.utime(old, (0, 0))
+        for left in (old, mine):
+            os.utime(left, (0, 0))
         initialise(fresh)
-        assert (old.exists(), new.exists()) == (False, True)
+        assert (old.exists(), new.exists(), mine.exists()) == (False, True, True)
 
 
 def test_a_change_of_directory_changes_nothing(

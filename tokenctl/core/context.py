@@ -77,6 +77,7 @@ def hash_device(device: str) -> bytes:
 
 
 def _clean_user_agent(text: str) -> str:
-    text = _SECRET.sub(r"\1…", text)  # some clients put the whole header there
-    cut = text.replace("\0", "").encode("utf-8", "replace")[:MAX_USER_AGENT_BYTES]
+    # Some clients put a whole header there. NULs first: one could hide a string from the pattern.
+    text = _SECRET.sub(r"\1…", text.replace("\0", ""))
+    cut = text.encode("utf-8", "replace")[:MAX_USER_AGENT_BYTES]
     return cut.decode("utf-8", "ignore")

@@ -22,7 +22,6 @@ DEFAULT_BATCH = 1_000
 #: the writer for as long.
 _CHECKPOINT_ROWS = 8_000
 _DAY = timedelta(days=1)
-_JUST_BEFORE = micros(timedelta(hours=1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +135,8 @@ def _demand_plausible_clock(runtime: Runtime, retention: timedelta, now: int) ->
     with runtime.storage.read() as connection:
         for before, after in events.gaps_since_last_purge(connection, longer_than=limit, now=now):
             # Rotations leave no event while nothing changes: only then it pays to look at every row. What
-            # was written just before the end of the leap proves nothing: the clock may have been wrong then.
-            if not tokens.written_between(connection, after - limit, after - _JUST_BEFORE):
+            # was written shortly before the end of the leap proves nothing: the clock may have been wrong.
+            if not tokens.written_between(connection, after - limit, after - limit // 2):
                 raise ClockSuspect(
                     f"between two writes lie {(after - before) / micros(_DAY):.1f} days, so the clock may be "
                     "wrong, and nothing was deleted",

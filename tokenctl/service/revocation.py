@@ -130,14 +130,16 @@ def preview_targets(runtime: Runtime, targets: Iterable[str]) -> Preview:
 
 def _read_targets(runtime: Runtime, targets: Iterable[str], tally: _Tally) -> Iterator[_Target]:
     """Targets in the order given; the malformed and the forged ones end in the tally, without a query."""
+    mac_key, asked = None, False
     for text in targets:
         try:
             if not looks_like(text):
                 yield _Target(ids.to_bytes(ids.parse_token_id(text)), None)
                 continue
+            if not asked:  # once, and not for ids alone: they need no key
+                mac_key, asked = (runtime.keys.mac if runtime.has_master_key else None), True
             # Without the master key the secret alone decides: it is 128 random bits, which nobody guesses.
-            verified = runtime.has_master_key
-            token = parse(text, runtime.keys.mac) if verified else parse_unverified(text)
+            token = parse_unverified(text) if mac_key is None else parse(text, mac_key)
         except ForgedToken:
             tally.forged += 1
         except (InvalidInput, InvalidToken):

@@ -34,6 +34,7 @@ from tokenctl.storage.events import Event
 
 #: How often an entry is tried when its row changes between UPDATE and judgement.
 _ATTEMPTS = 3
+_GRANTING = frozenset({Verdict.ROTATE, Verdict.RETRY, Verdict.RECOVER})
 #: What a client in a loop can cause is noted once in this time (µs): it fills no disk.
 _NOTE_INTERVAL = 60_000_000
 
@@ -58,6 +59,8 @@ class _Entry:
     #: The narrower scope that was asked for, cleaned; None for the whole.
     scope: str | None
     outcome: _Granted | TokenctlError | None = None
+    #: More scope was asked for than the login has: such an entry is judged, and never swapped.
+    too_wide: InvalidScope | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +92,11 @@ def _read(runtime: Runtime, request: RotateRequest) -> _Entry | TokenctlError:
     """The entry, or the error that needs no database: one caller's nonsense must not fail the others."""
     try:
         token = token_string.parse(request.refresh_token, runtime.keys.mac)
-        scope = None if request.scope is None else clean_scope(request.scope)
-        clean_client_id(request.client_id)
+        scope = None if request.scope is None else clean_scope(str(request.scope))
+        clean_client_id(str(request.client_id))
     except (InvalidToken, InvalidScope) as error:
         return error
-    except (InvalidInput, TypeError):  # no such client can be
+    except InvalidInput:  # no such client can be
         return TokenRefused(Reason.WRONG_CLIENT, token_id=token.token_id)
     return _Entry(request, token, scope)
 
@@ -145,7 +148,7 @@ def _transact(runtime: Runtime, entries: list[_Entry]) -> None:
     if not entries:
         return
     for entry in entries:
-        entry.outcome = None
+        entry.outcome = entry.too_wide = None
     with runtime.storage.write() as connection:
         batch = _Batch(runtime, connection)
         for wave in _waves(entries):
@@ -178,12 +181,12 @@ class _Batch:
 
     def run(self, wave: list[_Entry]) -> None:
         """Give each entry its outcome; no id may appear twice."""
-        self._refuse_wider_scopes([entry for entry in wave if entry.scope is not None])
+        self._mark_wider_scopes([entry for entry in wave if entry.scope is not None])
         for _ in range(_ATTEMPTS):
             wave = [entry for entry in wave if entry.outcome is None]
             if not wave:
                 return
-            self._swap(wave)
+            self._swap([entry for entry in wave if entry.too_wide is None])
             self._judge([entry for entry in wave if entry.outcome is None])
         for entry in wave:
             if entry.outcome is None:
@@ -191,21 +194,19 @@ class _Batch:
                     f"{entry.token.token_id} changed {_ATTEMPTS} times during one refresh"
                 )
 
-    def _refuse_wider_scopes(self, asking: list[_Entry]) -> None:
-        """Before anything changes; only to a bearer of the login's secret, and never telling of dead ones."""
+    def _mark_wider_scopes(self, asking: list[_Entry]) -> None:
+        """Before anything changes. A scope never changes, so what is found here holds until the end."""
         rows = self._rows(asking)
         for entry in asking:
-            row = rows.get(entry.token.raw_id)
-            if row is None:
-                continue
-            verdict = judge(row, _presented(entry), self._runtime.clock(), self._runtime.policy).verdict
-            if verdict in (Verdict.ROTATE, Verdict.RETRY, Verdict.RECOVER):
+            if (row := rows.get(entry.token.raw_id)) is not None:
                 try:
                     narrow_scope(entry.scope or "", row.scope)
                 except InvalidScope as error:
-                    entry.outcome = error
+                    entry.too_wide = error
 
     def _swap(self, wave: list[_Entry]) -> None:
+        if not wave:
+            return
         now = self._runtime.clock()
         access_until = now + self._runtime.access_ttl
         swaps = [swap.Swap(entry.token, entry.request.client_id, entry.request.context) for entry in wave]
@@ -238,6 +239,9 @@ class _Batch:
 
     def _carry_out(self, entry: _Entry, row: RefreshToken, judgement: Judgement, now: int) -> None:
         """Sets the outcome, or leaves it open when the row is no longer what was judged."""
+        if entry.too_wide is not None and judgement.verdict in _GRANTING:
+            entry.outcome = entry.too_wide
+            return
         match judgement.verdict:
             case Verdict.ROTATE:
                 pass  # it is current again: the UPDATE is repeated

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from tokenctl.core import ids, token_string
 from tokenctl.core.context import NO_CONTEXT, Context
-from tokenctl.core.names import DEFAULT_CLIENT, clean_note
+from tokenctl.core.names import DEFAULT_CLIENT, clean_note, clean_scope
 from tokenctl.core.refresh_token import RefreshToken, State
 from tokenctl.core.rotation import Judgement, Presented, judge
 from tokenctl.core.selector import Selector
@@ -158,6 +158,9 @@ class TokenService:
 
         Raises WrongPassword, and what `issue` raises.
         """
+        # What does not depend on the password is refused before it: else the refusal would tell of it.
+        scope = clean_scope(scope)
+        self.clients.require(client_id)
         user = self.users.authenticate(name, password, client_id=client_id, context=context)
         return self.issue(
             user.id,
@@ -265,7 +268,8 @@ class TokenService:
 
         Of a string the secret must be the login's; a superseded one counts as unknown. What is neither id
         nor string is counted as malformed. With `stop` returning True it ends after the chunk in hand;
-        `progress` is called with the number of targets of each chunk that is done. Raises InvalidInput.
+        `progress` is called with the number of targets of each chunk that is done. Raises InvalidInput, and
+        at the first string KeyUnusable or KeyWrong; `preview_targets` raises them before anything is done.
         """
         order = revocation.Order(clean_note(reason), self._runtime.who(actor), stop, progress)
         return revocation.revoke(self._runtime, targets, order)

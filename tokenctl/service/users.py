@@ -183,14 +183,15 @@ class UserService:
         the reason is in the audit log. `TokenService.login` goes on from here. Who calls `issue` instead
         hands it the result's `password_hash`, or a login that began before a password change survives it.
         """
+        client_id = clean_client_id(client_id)  # before the password: a refusal must not tell of it
         with self._runtime.storage.read() as connection:
             user = users.find(connection, name)
         verified = self._hasher.verify(password, user.password_hash if user else None)
         if user is None or not verified.ok:
             reason = "no_such_user" if user is None else "wrong_password"
-            self._failed(user, reason, clean_client_id(client_id), context)
+            self._failed(user, reason, client_id, context)
         if user.is_disabled(self._runtime.clock()):
-            self._failed(user, "user_disabled", clean_client_id(client_id), context)
+            self._failed(user, "user_disabled", client_id, context)
         if verified.upgraded_hash is None:
             return user
         with self._runtime.storage.write() as connection:
@@ -296,6 +297,15 @@ class ClientService:
                 self._note(connection, "client.create", client_id, now, actor)
                 return Client(id=client_id, created_at=now, not_before=0)
         raise ClientExists(f"there is a client {client_id} already", hint="tokenctl client list")
+
+    def require(self, client_id: str) -> Client:
+        """The client. Raises InvalidInput, ClientNotFound."""
+        client_id = clean_client_id(client_id)
+        with self._runtime.storage.read() as connection:
+            found = users.get_client(connection, client_id)
+        if found is None:
+            raise ClientNotFound(f"there is no client {client_id}")
+        return found
 
     def list(self) -> list[Client]:
         """All clients in order of id."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -108,9 +108,10 @@ def _beside(path: Path) -> Path:
 
 def sweep(path: Path) -> None:
     """Remove what an init left that was killed an hour ago or longer."""
+    ours = re.compile(re.escape(path.name) + r"(\.key)?\.new-[0-9a-f]{16}(-wal|-shm|-journal)?")
     with suppress(OSError):
-        for left in path.parent.glob(f"{glob.escape(path.name)}*.new-*"):
-            if time.time() - left.lstat().st_mtime > _LEFT_BEHIND:
+        for left in path.parent.iterdir():
+            if ours.fullmatch(left.name) and time.time() - left.lstat().st_mtime > _LEFT_BEHIND:
                 left.unlink()
 
 

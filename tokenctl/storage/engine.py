@@ -167,12 +167,16 @@ def sqlite_engine(path: Path, timeout: float, *, foreign_keys: bool = True) -> E
             check_same_thread=False,
             cached_statements=512,
         )
-        connection.execute(f"PRAGMA foreign_keys = {foreign_keys:d}")
-        # NORMAL would lose acknowledged commits when the power fails.
-        connection.execute("PRAGMA synchronous = FULL")
-        # A checkpoint writes a page once, however often it was committed, and the writer waits for it: rare
-        # is cheap. In pages, so the log stays within 64 MB.
-        connection.execute("PRAGMA wal_autocheckpoint = 16000")
+        try:
+            connection.execute(f"PRAGMA foreign_keys = {foreign_keys:d}")
+            # NORMAL would lose acknowledged commits when the power fails.
+            connection.execute("PRAGMA synchronous = FULL")
+            # A checkpoint writes a page once, however often it was committed, and the writer waits for it:
+            # rare is cheap. In pages, so the log stays within 64 MB.
+            connection.execute("PRAGMA wal_autocheckpoint = 16000")
+        except sqlite3.Error:  # the file is no database
+            connection.close()
+            raise
         return connection
 
     engine = sa.create_engine(
