@@ -911,11 +911,12 @@ class TestMissingKey:
         assert [verdict and verdict.verdict for verdict in verdicts] == [Verdict.ROTATE, Verdict.REUSE]
 
 
+@pytest.mark.parametrize("moment", range(1, 8))
 def test_a_wider_scope_is_refused_at_the_very_moment_in_which_a_login_comes_back(
-    service: TokenService, pair: TokenPair, settings: Settings, clock: Clock
+    service: TokenService, pair: TokenPair, settings: Settings, clock: Clock, moment: int
 ) -> None:
     """The clock passes the end of the blocking between the look at the scope and the UPDATE."""
-    service.users.disable("ada", duration=timedelta(microseconds=3))
+    service.users.disable("ada", duration=timedelta(microseconds=moment))
     ticking = iter(range(clock(), clock() + 1000))
     with TokenService(settings, clock=lambda: next(ticking), passwords=CHEAP) as other:
         for _ in range(5):
