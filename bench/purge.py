@@ -195,8 +195,8 @@ def _purge(path: Path, batch: int) -> dict[str, float]:
         sleep(seconds)
         slept += time.perf_counter() - began
 
-    Storage.write = watched_write  # type: ignore[method-assign, assignment]
-    time.sleep = watched_sleep  # type: ignore[assignment]
+    Storage.write = watched_write  # type: ignore[method-assign, assignment] # it only watches
+    time.sleep = watched_sleep  # type: ignore[assignment] # it only watches
     with TokenService(logins.settings(path), clock=lambda: _NOW) as service:
         before, began = _peak(), time.perf_counter()
         done = service.purge(batch=batch)
@@ -220,7 +220,7 @@ def _peak() -> float:
     with suppress(FileNotFoundError):
         # Linux hands ru_maxrss down from the parent, which built the table.
         status = Path("/proc/self/status").read_text()
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1e3  # type: ignore[index]
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1e3  # type: ignore[index] # Linux has that line
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 

@@ -253,12 +253,12 @@ def test_the_audience_is_the_issuer_unless_it_is_set() -> None:
 
 def test_settings_do_not_change() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Settings().grace = timedelta()  # type: ignore[misc]
+        Settings().grace = timedelta()  # type: ignore[misc] # the mistake is the test
 
 
 def test_a_setting_with_a_typing_error_is_refused() -> None:
     with pytest.raises(TypeError):
-        Settings(acces_ttl=timedelta(minutes=1))  # type: ignore[call-arg]
+        Settings(acces_ttl=timedelta(minutes=1))  # type: ignore[call-arg] # the mistake is the test
 
 
 # --- where a value comes from ----------------------------------------------------------------------
@@ -525,7 +525,7 @@ def test_a_configuration_directory_that_is_not_there_or_is_a_file(cwd: Path, tmp
 
 def test_a_secret_shows_only_when_it_is_asked_for() -> None:
     secret = Secret(CANARY)
-    assert (repr(secret), str(secret), f"{secret}", f"{secret!r}", "%s" % secret) == ("***",) * 5  # noqa: UP031
+    assert (repr(secret), str(secret), f"{secret}", f"{secret!r}", "%s" % secret) == ("***",) * 5  # noqa: UP031 - one more way
     assert secret.reveal() == CANARY
     assert not hasattr(secret, "__dict__")
 

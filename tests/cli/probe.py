@@ -118,7 +118,7 @@ def hang(run: Run, seconds: float = 30) -> None:
             for _ in range(10):
                 time.sleep(seconds / 10)
                 advance(1)
-        except Exception:  # noqa: BLE001
+        except Exception:  # noqa: BLE001 - shows that a stop is none
             sys.stderr.write("swallowed\n")
         finally:
             sys.stderr.write("rolled back\n")

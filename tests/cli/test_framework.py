@@ -472,7 +472,13 @@ def test_one(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_object_with_rows(capsys: pytest.CaptureFixture[str]) -> None:
     def act(printer: Printer) -> None:
-        printer.object_with_rows({"plan": "7f3a", "tokens": 2}, "members", iter(RECORDS), COLUMNS[:2])
+        printer.object_with_rows(
+            {"plan": "7f3a", "tokens": 2},
+            "members",
+            iter(RECORDS),
+            COLUMNS[:2],
+            card=[("plan", "7f3a"), ("tokens", "2")],
+        )
 
     assert json.loads(printed(act, capsys, "json")) == {
         "plan": "7f3a",

@@ -243,7 +243,7 @@ def test_the_sample_holds_no_secret() -> None:
             "SELECT kid, algorithm, wrapped_private_key FROM signing_keys"
         )
     key = unwrap_signing_key(kid, algorithm, wrapped, derive_keys(SAMPLE_MASTER_KEY).wrap)
-    scalar = key.private.private_numbers().private_value.to_bytes(32, "big")  # type: ignore[union-attr]
+    scalar = key.private.private_numbers().private_value.to_bytes(32, "big")  # type: ignore[union-attr] # it is an EC key
     secrets = [("the signing key", spelt) for spelt in spellings(scalar)]
     secrets += [("the master key", spelt) for spelt in spellings(SAMPLE_MASTER_KEY)]
     secrets += [

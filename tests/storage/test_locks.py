@@ -289,7 +289,7 @@ class TestLockFiles:
 
         monkeypatch.setattr(os, "open", refuse)
         with pytest.raises(expected, match=os.strerror(number)) as caught:
-            enter(database).__enter__()  # type: ignore[attr-defined]
+            enter(database).__enter__()  # type: ignore[attr-defined] # both are context managers
         assert type(caught.value) is expected
 
     @FORKS

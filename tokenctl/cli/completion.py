@@ -50,6 +50,6 @@ def answer(group: Any, program: str, variable: str, instruction: str) -> int:
     # square brackets in them would vanish as markup.
     from typer.completion import get_completion_inspect_parameters, shell_complete
 
-    sys.modules["rich"] = None  # type: ignore[assignment]
+    sys.modules["rich"] = None  # type: ignore[assignment] # None keeps it from being imported
     get_completion_inspect_parameters()  # registers the shells with Typer
     return shell_complete(group, {}, program, variable, instruction)

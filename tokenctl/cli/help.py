@@ -27,7 +27,7 @@ EXIT_CODES = {
 }
 
 
-def _topics(ctx: typer.Context, args: list[str], incomplete: str) -> list[str]:  # noqa: ARG001
+def _topics(ctx: typer.Context, args: list[str], incomplete: str) -> list[str]:  # noqa: ARG001 - typer's signature
     return [name for name in (*app.entries, "exit-codes") if name.startswith(incomplete)]
 
 

@@ -207,7 +207,6 @@ class Entry(NamedTuple):
     function: Callable[..., int | None]
     example: str
     settings: tuple[str, ...]
-    hidden: bool
 
     @property
     def help(self) -> str:
@@ -237,7 +236,6 @@ class Entry(NamedTuple):
             cls=Command,
             help=self.help,
             epilog=_example(self.example),
-            hidden=self.hidden,
             context_settings={"allow_extra_args": True},
         )(call)
         built = typer.main.get_command(single)
@@ -248,8 +246,6 @@ class Entry(NamedTuple):
 
 class Menu:
     """A group of commands, or the whole program."""
-
-    hidden = False
 
     def __init__(self, help: str, *, example: str) -> None:  # noqa: A002 - it is the --help
         self.help = help
@@ -304,7 +300,7 @@ class Group(TyperGroup):
 
     menu: Menu
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - typer's signature
         entry = self.menu.entries.get(cmd_name)
         return entry and entry.build(cmd_name)
 
@@ -312,14 +308,10 @@ class Group(TyperGroup):
         self.format_commands(ctx, formatter)
         _format_options(self.get_params(ctx), ctx, formatter, SHARED.keys())
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - typer's signature
         with formatter.section("Commands"):
             formatter.write_dl(
-                [
-                    (name, entry.help.partition("\n")[0])
-                    for name, entry in self.menu.entries.items()
-                    if not entry.hidden
-                ]
+                [(name, entry.help.partition("\n")[0]) for name, entry in self.menu.entries.items()]
             )
 
 
@@ -329,7 +321,7 @@ app = Menu(
 )
 
 
-def group(parent: Menu, name: str, help: str, *, example: str) -> Menu:  # noqa: A002
+def group(parent: Menu, name: str, help: str, *, example: str) -> Menu:  # noqa: A002 - it is the --help
     """A noun with several verbs: `users = group(app, "user", "Users and …", example="…")`."""
     menu = Menu(help, example=example)
     parent.entries[name] = menu
@@ -337,7 +329,7 @@ def group(parent: Menu, name: str, help: str, *, example: str) -> Menu:  # noqa:
 
 
 def command(
-    parent: Menu, name: str, *, example: str, settings: Iterable[str] = (), hidden: bool = False
+    parent: Menu, name: str, *, example: str, settings: Iterable[str] = ()
 ) -> Callable[[_Command], _Command]:
     """Register a function as a command: its first parameter is the `Run`, its docstring the --help.
 
@@ -347,7 +339,7 @@ def command(
 
     def register(function: _Command) -> _Command:
         assert function.__doc__, f"{name} needs a docstring: its --help"
-        parent.entries[name] = Entry(function, example, tuple(settings), hidden)
+        parent.entries[name] = Entry(function, example, tuple(settings))
         return function
 
     return register
@@ -365,7 +357,7 @@ def _sign(call: Callable[..., Any], own: Iterable[inspect.Parameter], extra: Map
         *(parameter.replace(kind=kind) for parameter in own),
         *(inspect.Parameter(name, kind, default=None, annotation=option) for name, option in extra.items()),
     ]
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # any callable has one
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
 
 

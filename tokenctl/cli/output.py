@@ -155,14 +155,12 @@ class Printer:
         records: Iterable[Record],
         columns: Sequence[Column],
         *,
-        card: Iterable[tuple[str, str]] | None = None,
-        total: Callable[[], int] | None = None,
-        limit: int | None = None,
+        card: Iterable[tuple[str, str]],
     ) -> int:
         """Print an object of which one member is an array that is streamed.
 
-        JSON: the one object. JSON lines: the head on the first, then a record on each. Table: the head as a
-        card, then the table. CSV and id: the records alone.
+        JSON: the one object. JSON lines: the head on the first, then a record on each. Table: `card` in
+        place of the head, then the table. CSV and id: the records alone.
         """
         if self.format == "json":
             opening = _encode()(dict(head)).removesuffix("}")
@@ -173,9 +171,9 @@ class Printer:
         if self.format == "jsonl":
             _print(_encode()(dict(head)))
         elif self.format == "table":
-            self._card(card if card is not None else [(name, text(value)) for name, value in head.items()])
+            self._card(card)
             _print("")
-        return self.rows(records, columns, total=total, limit=limit)
+        return self.rows(records, columns)
 
     def expect(self, columns: Sequence[Column], needed: str | None = None) -> None:
         """Refuse a format or a field that does not fit *before* a command acts.

@@ -101,7 +101,11 @@ def list_(
     selector = targets.selector(user, client, state, everything=everything)
     now = run.service.now()
     rows = (records.token(row, now) for row in run.service.list(selector))
-    total = lambda: (seen := run.service.preview(selector)).tokens + seen.already_dead  # noqa: E731
+
+    def total() -> int:
+        seen = run.service.preview(selector)
+        return seen.tokens + seen.already_dead
+
     run.out.rows(rows, records.token_columns(now), total=total, limit=limit)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from passlib.context import CryptContext  # type: ignore[import-untyped]
+from passlib.context import CryptContext  # type: ignore[import-untyped] # it has no types
 
 from tokenctl.errors import PasswordRefused
 

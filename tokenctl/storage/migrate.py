@@ -25,7 +25,7 @@ def current_revision(connection: Connection) -> str | None:
     # Asked first, since on PostgreSQL a failed statement would spoil the transaction.
     if not sa.inspect(connection).has_table(_VERSION_TABLE):
         return None
-    version: str | None = connection.scalar(sa.text(f"SELECT version_num FROM {_VERSION_TABLE}"))  # noqa: S608
+    version: str | None = connection.scalar(sa.text(f"SELECT version_num FROM {_VERSION_TABLE}"))  # noqa: S608 - a constant
     return version
 
 
