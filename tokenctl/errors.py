@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 __all__ = [
+    "Busy",
     "ClientExists",
     "ClientNotFound",
+    "ClientRefused",
     "ClockSuspect",
     "ConfigInvalid",
     "ConfirmationMissing",
@@ -40,6 +42,7 @@ __all__ = [
     "OverMax",
     "PasswordRefused",
     "StatementRefused",
+    "Throttled",
     "TokenNotFound",
     "TokenRefused",
     "TokenctlError",
@@ -183,6 +186,28 @@ class WrongPassword(TokenctlError):
     """The password is not the user's, or there is no such user: the two look alike."""
 
     code = "password.wrong"
+
+
+class ClientRefused(TokenctlError):
+    """The client's secret is wrong, or there is no such client, or it has no secret: all look alike."""
+
+    code = "client.refused"
+
+
+# --- too much at once ------------------------------------------------------------------------
+
+
+class Throttled(TokenctlError):
+    """Too many attempts; `retry_after` (s) is in the facts."""
+
+    code = "throttled"
+
+
+class Busy(TokenctlError):
+    """More work at hand than is taken on; nothing was done."""
+
+    code = "busy"
+    hint = "repeat the call in a moment"
 
 
 # --- keys and configuration ------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +24,7 @@ from tokenctl.storage import keys as stored_keys
 from tokenctl.storage.engine import Storage
 
 if TYPE_CHECKING:  # cryptography costs start-up, and half of the commands need no key
+    from tokenctl.core.access_token import PublicKey
     from tokenctl.core.keys import DerivedKeys, SigningKey
 
 #: Returns the time in µs since the epoch (UTC).
@@ -143,6 +144,15 @@ class Runtime:
             raise KeyMissing(f"{self.storage.path} has no signing key in use", hint="tokenctl doctor")
         newest = found[0]
         return unwrap_signing_key(newest.kid, newest.algorithm, newest.wrapped_private_key, self.keys.wrap)
+
+
+    def verification_keys(self) -> Mapping[str, PublicKey]:
+        """The keys that access tokens are verified with, by kid."""
+        from tokenctl.core.access_token import prepare_public_key
+
+        with self.storage.read() as connection:
+            found = stored_keys.all_keys(connection)
+        return {key.kid: prepare_public_key(key.public_jwk) for key in found}
 
 
 def key_path(settings: Settings, database: Path) -> Path:
