@@ -177,6 +177,18 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "audience": None,
         "algorithm": "ES256",
         "purge_retention": "7d",
+        "host": "127.0.0.1",
+        "port": "8460",
+        "tls_cert": None,
+        "tls_key": None,
+        "behind_proxy": "false",
+        "trusted_proxies": None,
+        "cookies": "false",
+        "cors_origins": None,
+        "registration": "open",
+        "password_min_length": "15",
+        "account_limit": "10/minute",
+        "address_limit": "60/minute",
     }
 
 
@@ -321,6 +333,18 @@ EXAMPLES = {
     "audience": "api",
     "algorithm": "RS256",
     "purge_retention": "1d",
+    "host": "192.0.2.1",
+    "port": "443",
+    "tls_cert": "/tls/chain.pem",
+    "tls_key": "/tls/key.pem",
+    "behind_proxy": "true",
+    "trusted_proxies": "10.0.0.0/8,192.0.2.7",
+    "cookies": "true",
+    "cors_origins": "https://app.example,http://localhost:5173",
+    "registration": "closed",
+    "password_min_length": "8",
+    "account_limit": "5/minute",
+    "address_limit": "none",
 }
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tokenctl.core.rotation import Verdict as Verdict
     from tokenctl.core.selector import Selector as Selector
     from tokenctl.core.selector import SelectState as SelectState
+    from tokenctl.service.access import Access as Access
+    from tokenctl.service.access import Introspection as Introspection
     from tokenctl.service.database import Initialised as Initialised
     from tokenctl.service.database import initialise as initialise
     from tokenctl.service.issuing import Reissue as Reissue
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from tokenctl.service.rotation import RotateRequest as RotateRequest
     from tokenctl.service.tokens import Inspection as Inspection
     from tokenctl.service.tokens import TokenService as TokenService
+    from tokenctl.service.users import NewClient as NewClient
     from tokenctl.service.users import UserChange as UserChange
     from tokenctl.settings import Secret as Secret
     from tokenctl.settings import Settings as Settings
@@ -43,6 +46,7 @@ _NAMES = {
     "tokenctl.core.refresh_token": "RefreshToken State",
     "tokenctl.core.rotation": "Reason Verdict",
     "tokenctl.core.selector": "SelectState Selector",
+    "tokenctl.service.access": "Access Introspection",
     "tokenctl.service.database": "Initialised initialise",
     "tokenctl.service.pair": "TokenPair",
     "tokenctl.service.purge": "Purge",
@@ -50,7 +54,7 @@ _NAMES = {
     "tokenctl.service.rotation": "RotateRequest",
     "tokenctl.service.issuing": "Reissue",
     "tokenctl.service.tokens": "Inspection TokenService",
-    "tokenctl.service.users": "UserChange",
+    "tokenctl.service.users": "NewClient UserChange",
     "tokenctl.settings": "Secret Settings",
     "tokenctl.storage.events": "Event",
     "tokenctl.storage.users": "Client User",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 __all__ = [
+    "AddressUnavailable",
     "Busy",
     "ClientExists",
     "ClientNotFound",
@@ -192,6 +193,12 @@ class ClientRefused(TokenctlError):
     """The client's secret is wrong, or there is no such client, or it has no secret: all look alike."""
 
     code = "client.refused"
+
+
+class AddressUnavailable(TokenctlError):
+    """The server cannot listen where it was told to."""
+
+    code = "serve.address"
 
 
 # --- too much at once ------------------------------------------------------------------------

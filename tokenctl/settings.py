@@ -86,6 +86,25 @@ def _parse_idle(text: str) -> timedelta | None:
     return None if text in {"none", "off"} else parse_duration(text)
 
 
+def _parse_number(text: str) -> int:
+    # Not int(): that takes underscores, spaces and other scripts' digits.
+    if re.fullmatch("[0-9]{1,9}", text):
+        return int(text)
+    raise InvalidInput(f"{text[:20]!r} is not a whole number", hint="write digits only")
+
+
+def _parse_switch(text: str) -> bool:
+    if text in {"true", "yes", "on", "1"}:
+        return True
+    if text in {"false", "no", "off", "0"}:
+        return False
+    raise InvalidInput(f"{text[:20]!r} is neither true nor false", hint="write true or false")
+
+
+def _parse_list(text: str) -> tuple[str, ...]:
+    return tuple(part for each in text.split(",") if (part := each.strip()))
+
+
 # --- secrets -----------------------------------------------------------------------------------
 
 
@@ -157,6 +176,52 @@ def _secret(value: object) -> str:
 
 def _or_none(check: Callable[[Any], str]) -> Callable[[Any], str]:
     return lambda value: "" if value is None else check(value)
+
+
+def _number(low: int, high: int) -> Callable[[Any], str]:
+    def check(value: object) -> str:
+        # type(): True is an int, too.
+        return "" if type(value) is int and low <= value <= high else f"must be from {low} to {high}"
+
+    return check
+
+
+def _switch(value: object) -> str:
+    return "" if isinstance(value, bool) else "must be true or false"
+
+
+def _each(check: Callable[[Any], str]) -> Callable[[Any], str]:
+    def check_all(value: object) -> str:
+        if not isinstance(value, tuple):
+            return "must be a tuple"
+        return next((f"{complaint}; {each!r} is not" for each in value if (complaint := check(each))), "")
+
+    return check_all
+
+
+def _origin(value: object) -> str:
+    # As a browser sends it (RFC 6454 §6.2): compared byte for byte, so a trailing slash would never match.
+    if isinstance(value, str) and re.fullmatch(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?", value):
+        return ""
+    return "must be origins such as https://app.example, in lower case and without a path"
+
+
+def _network(value: object) -> str:
+    from ipaddress import ip_network
+
+    try:
+        ip_network(value if isinstance(value, str) else "")
+    except ValueError:
+        return "must be addresses or networks such as 10.0.0.0/8"
+    return ""
+
+
+def _rate(value: object) -> str:
+    if value == "none" or (
+        isinstance(value, str) and re.fullmatch("[1-9][0-9]{0,8}/(second|minute|hour)", value)
+    ):
+        return ""
+    return "must be a number per time such as 10/minute, or none"
 
 
 # --- the settings ------------------------------------------------------------------------------
@@ -247,6 +312,80 @@ class Settings:
         ),
     )
 
+    host: str = field(
+        default="127.0.0.1",
+        metadata=_about("The address that `serve` listens on.", _path),
+    )
+    port: int = field(
+        default=8460,
+        metadata=_about(
+            "The port that `serve` listens on; 0 takes a free one.", _number(0, 65535), _parse_number
+        ),
+    )
+    tls_cert: str | None = field(
+        default=None,
+        metadata=_about("The certificate chain (PEM) with which `serve` speaks TLS.", _or_none(_path)),
+    )
+    tls_key: str | None = field(
+        default=None,
+        metadata=_about("The private key (PEM) of that certificate.", _or_none(_path)),
+    )
+    behind_proxy: bool = field(
+        default=False,
+        metadata=_about(
+            "A proxy in front of `serve` speaks TLS: a plain-text address other than loopback is allowed.",
+            _switch,
+            _parse_switch,
+        ),
+    )
+    trusted_proxies: tuple[str, ...] = field(
+        default=(),
+        metadata=_about(
+            "The proxies, with commas between, whose X-Forwarded-For and X-Forwarded-Proto count.",
+            _each(_network),
+            _parse_list,
+        ),
+    )
+    cookies: bool = field(
+        default=False,
+        metadata=_about(
+            "Keep the refresh token of /auth in an HttpOnly cookie, and out of every body.",
+            _switch,
+            _parse_switch,
+        ),
+    )
+    cors_origins: tuple[str, ...] = field(
+        default=(),
+        metadata=_about(
+            "The origins, with commas between, whose pages may call `serve`.", _each(_origin), _parse_list
+        ),
+    )
+    registration: Literal["open", "closed"] = field(
+        default="open",
+        metadata=_about(
+            "Whether anybody may register: `open`, or `closed`, where only an operator makes users.",
+            _one_of("open", "closed"),
+        ),
+    )
+    password_min_length: int = field(
+        default=15,
+        metadata=_about("The least length of a new password.", _number(8, 64), _parse_number),
+    )
+    account_limit: str = field(
+        default="10/minute",
+        metadata=_about(
+            "Failed logins of one account before `serve` makes it wait; `none` switches the limit off.", _rate
+        ),
+    )
+    address_limit: str = field(
+        default="60/minute",
+        metadata=_about(
+            "Registrations, failed logins and failed client credentials from one address (IPv6: /64) before "
+            "`serve` makes it wait; `none` switches the limit off.",
+            _rate,
+        ),
+    )
+
     def __post_init__(self) -> None:
         for setting in SETTINGS:
             if complaint := setting.check(getattr(self, setting.name)):
@@ -303,6 +442,10 @@ class Setting:
         if value is None:
             # None where there is a default was asked for: the limit is switched off.
             return None if self.default is None else "none"
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, tuple):
+            return ",".join(value) or None
         return mask_password(str(value)) if self.name == "database" else str(value)
 
 
@@ -338,8 +481,9 @@ def load(
 
     `flags` maps names of settings to what the command line said (None: the flag was not given).
     `config_dirs` are, unless given, the user's configuration directory and /etc. An empty variable counts
-    as not set. A relative path is relative to the current directory, but in a file: `key_file` is relative
-    to the file's directory, and so is a `database` path outside ./tokenctl.toml (where the two are one).
+    as not set. A relative path is relative to the current directory, but in a file: `key_file`, `tls_cert`
+    and `tls_key` are relative to the file's directory, and so is a `database` path outside ./tokenctl.toml
+    (where the two are one).
 
     Raises ConfigInvalid, which names the setting and the source; ValueError for a flag that is no setting.
     """
@@ -438,8 +582,9 @@ def _read_file(path: Path, shown: str) -> dict[str, str]:
 
     for name, value in table.items():
         _check_entry(shown, name, value)
-    if table.get("key_file"):
-        table["key_file"] = str(path.parent / table["key_file"])
+    for name in ("key_file", "tls_cert", "tls_key"):
+        if table.get(name):
+            table[name] = str(path.parent / table[name])
     return table
 
 

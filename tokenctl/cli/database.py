@@ -13,7 +13,7 @@ from tokenctl.cli.options import Run, app, command, group
 from tokenctl.cli.output import Column, instant
 
 db = group(app, "db", "The database: upgrade, check, restored, sample.", example="tokenctl db check")
-keys = group(app, "keys", "The keys that sign access tokens.", example="tokenctl keys list")
+keys = group(app, "keys", "The keys that sign access tokens: list, rotate.", example="tokenctl keys list")
 audit = group(app, "audit", "The audit log.", example="tokenctl audit tail")
 
 _INITIALISED = [Column(name) for name in ("database", "kid", "schema", "key_file", "created")]
@@ -139,24 +139,75 @@ _KEYS = [
     Column("algorithm"),
     Column("state"),
     instant("created_at", "created"),
+    instant("active_at", "active"),
     instant("retired_at", "retired"),
+]
+_ROTATED = [
+    Column("kid"),
+    Column("algorithm"),
+    instant("active_at", "active from"),
+    instant("older_retired_at", "older ones until"),
 ]
 
 
 @command(keys, "list", example="tokenctl keys list --json")
 def list_keys(run: Run) -> None:
-    """List the signing keys, the newest first. Private halves are never shown."""
+    """List the signing keys, the newest first. Private halves are never shown.
+
+    One is `next` until it signs. Then the older ones are `verifying` until the last token of theirs has
+    expired, and `retired` for ever.
+    """
+    from tokenctl.service.keyring import key_states
+
+    found = run.service.keys.list()
     rows = (
         {
             "kid": key.kid,
             "algorithm": key.algorithm,
-            "state": "signing" if key.retired_at is None else "retired",
+            "state": str(state),
             "created_at": key.created_at,
+            "active_at": key.active_at,
             "retired_at": key.retired_at,
         }
-        for key in run.service.keys.list()
+        for key, state in zip(found, key_states(found, run.service.now()), strict=True)
     )
     run.out.rows(rows, _KEYS, limit=0)
+
+
+@command(
+    keys,
+    "rotate",
+    example="tokenctl keys rotate --algorithm RS256\ntokenctl keys rotate --at-once --yes",
+    settings=("algorithm",),
+)
+def rotate_keys(
+    run: Run,
+    *,
+    at_once: Annotated[
+        bool, typer.Option("--at-once", help="A key was stolen: retire the older ones now.")
+    ] = False,
+    yes: options.Yes = False,
+) -> None:
+    """Make a new signing key. Running servers take it up by themselves.
+
+    It signs 10 minutes from now, when everybody who verifies has its public half, and the older keys verify
+    for a day longer: nobody notices. With --at-once the access tokens that are out are refused within 5 s,
+    and by others when their copy of the JWKS ends. Refresh tokens stay good either way.
+    """
+    run.out.expect(_ROTATED)
+    service = run.service
+    if at_once:
+        what = "retire every older signing key now, which ends all access tokens that are out"
+        confirm(what, tokens=1, users=0, yes=yes, look="tokenctl keys list")
+    new = service.keys.rotate(at_once=at_once)
+    older = (key.retired_at for key in service.keys.list() if key.kid != new.kid)
+    record = {
+        "kid": new.kid,
+        "algorithm": new.algorithm,
+        "active_at": new.active_at,
+        "older_retired_at": max((at for at in older if at is not None), default=None),
+    }
+    run.out.one(record, _ROTATED)
 
 
 @command(audit, "tail", example="tokenctl audit tail -n 50\ntokenctl audit tail -o jsonl | jq .type")

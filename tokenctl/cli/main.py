@@ -30,6 +30,7 @@ from tokenctl.cli import (
     inspecting,
     purging,
     revoking,
+    serve,
     tokens,
     users,
 )
@@ -40,7 +41,7 @@ PROGRAM = "tokenctl"
 
 # The commands as --help lists them: what is needed first, and most, comes first.
 ORDER = (
-    "init", "doctor", "create-user", "issue", "list", "inspect", "rotate", "revoke", "purge",
+    "init", "doctor", "create-user", "issue", "list", "inspect", "rotate", "revoke", "purge", "serve",
     "user", "client", "keys", "audit", "db", "config", "completion", "help",
 )  # fmt: skip
 COMPLETE_VAR = "_TOKENCTL_COMPLETE"
@@ -89,8 +90,9 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 # Where JSON was asked for, in arguments joined by NUL: read from them bare, as they may be what is wrong.
 _WANTS_JSON = re.compile(r"(?:^|\0)(?:--json|--output[=\0]jsonl?|-[qy]*o\0?jsonl?)(?:\0|$)")
 
-# A refresh token string or a master key that somebody put into argv: it must not reach a log through us.
-_SECRET = re.compile(r"(tkr1_|tkm1_)[A-Za-z0-9_-]{8,}")
+# A refresh token string, a client's secret or a master key that somebody put into argv: it must not reach
+# a log through us.
+_SECRET = re.compile(r"(tk[rms]1_)[A-Za-z0-9_-]{8,}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -64,6 +64,8 @@ def setting(name: str) -> Any:
     from tokenctl.settings import SETTINGS
 
     about = next(each for each in SETTINGS if each.name == name)
+    if isinstance(about.default, bool):
+        return Annotated[bool | None, typer.Option(f"{about.flag}/--no-{about.flag[2:]}", help=about.doc)]
     metavar = "DURATION" if isinstance(about.default, timedelta) else "TEXT"
     return Annotated[str | None, typer.Option(about.flag, metavar=metavar, help=about.doc)]
 
@@ -225,7 +227,10 @@ class Entry(NamedTuple):
                 ctx.fail(f"{len(ctx.args)} argument(s) more than this command takes")
             given = _merge(ctx, {key: values.pop(key) for key in shared})
             flags = {key: values.pop(key) for key in self.settings}
-            run = Run(ctx, given, {key: value for key, value in flags.items() if value is not None})
+            texts = {
+                key: str(value).lower() if isinstance(value, bool) else value for key, value in flags.items()
+            }
+            run = Run(ctx, given, {key: text for key, text in texts.items() if text is not None})
             with closing(run):
                 return function(run, **values)
 

@@ -198,20 +198,47 @@ def _show_change(run: Run, done: UserChange, verb: str) -> None:
 
 # --- clients ---------------------------------------------------------------------------------
 
-_CLIENT = [Column("id"), instant("created_at", "created")]
+_CLIENT = [Column("id"), instant("created_at", "created"), Column("may_introspect")]
+_CLIENT_WITH_SECRET = [Column("id"), Column("secret"), *_CLIENT[1:]]
 _CLIENT_ID = typer.Argument(metavar="ID", help="The client's id.")
 
 
 def _client_record(client: Any) -> dict[str, Any]:
-    return {"id": client.id, "created_at": client.created_at or None}
+    return {
+        "id": client.id,
+        "created_at": client.created_at or None,
+        "may_introspect": client.may_introspect,
+    }
 
 
-@command(clients, "create", example="tokenctl client create web")
-def create_client(run: Run, client: Annotated[str, _CLIENT_ID]) -> None:
-    """Create a client."""
-    run.out.expect(_CLIENT)
-    made = run.service.clients.create(client)
-    run.out.summary(_client_record(made), _CLIENT, f"created the client {made.id}")
+@command(
+    clients, "create", example="tokenctl client create web\ntokenctl client create orders-api --introspect"
+)
+def create_client(
+    run: Run,
+    client: Annotated[str, _CLIENT_ID],
+    *,
+    introspect: Annotated[
+        bool, typer.Option("--introspect", help="A resource server: it may ask about tokens.")
+    ] = False,
+) -> None:
+    """Create a client that users log in to; or a resource server, to which nobody does.
+
+    The secret of a resource server is printed once, and stored nowhere.
+    """
+    if not introspect:
+        run.out.expect(_CLIENT)
+        made = run.service.clients.create(client)
+        run.out.summary(_client_record(made), _CLIENT, f"created the client {made.id}")
+        return
+    run.out.expect(_CLIENT_WITH_SECRET, "secret")
+    made = run.service.clients.create(client, introspect=True)
+    record = _client_record(made) | {"secret": made.secret}
+    if run.out.format != "table" or run.out.fields:
+        run.out.one(record, _CLIENT_WITH_SECRET)
+        return
+    run.out.note(f"created the client {made.id}; this is its secret")
+    run.out.secret(record["secret"])
 
 
 @command(clients, "list", example="tokenctl client list")

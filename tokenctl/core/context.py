@@ -12,7 +12,7 @@ from tokenctl.errors import InvalidInput
 MAX_USER_AGENT_BYTES = 256
 MAX_DEVICE_CHARS = 128
 
-_SECRET = re.compile(r"(tk[rm]1_)[A-Za-z0-9_-]{8,}", re.ASCII)
+_SECRET = re.compile(r"(tk[rms]1_)[A-Za-z0-9_-]{8,}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

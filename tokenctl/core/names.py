@@ -16,7 +16,7 @@ _CLIENT_ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 # RFC 6749 §3.3: scope-token = 1*( %x21 / %x23-5B / %x5D-7E )
 _SCOPE_TOKEN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,128}", re.ASCII)
 _MAX_SCOPE = 1024
-_SECRET = re.compile(r"tk[rm]1_[A-Za-z0-9_-]{8}", re.ASCII)
+_SECRET = re.compile(r"tk[rms]1_[A-Za-z0-9_-]{8}", re.ASCII)
 
 
 def clean_user_name(text: str) -> str:
@@ -88,7 +88,7 @@ def clean_scope(text: str) -> str:
 
 
 def holds_secret(text: str) -> bool:
-    """Whether there is a piece of a token string or of a master key in it."""
+    """Whether there is a piece of a token string, a client's secret or a master key in it."""
     return _SECRET.search(text) is not None
 
 
@@ -96,8 +96,9 @@ def _refuse_secret(text: str) -> None:
     """What is stored and shown in clear must not hold a secret that somebody put into the wrong place."""
     if holds_secret(text):
         raise InvalidInput(
-            "there is a token string or a master key where a name or a reason belongs; it was not stored",
-            hint="revoke that token: it has been seen",
+            "there is a token string, a client's secret or a master key where a name or a reason belongs; "
+            "it was not stored",
+            hint="revoke that token, or replace that client: it has been seen",
         )
 
 

@@ -19,3 +19,17 @@ class AuditLog:
         """The newest `limit` events, oldest first; of all types but `purge.batch`, or of those named."""
         with self._runtime.storage.read() as connection:
             return events.tail(connection, limit=limit, types=types)
+
+    def after(self, event_id: int, *, limit: int = 500) -> list[Event]:
+        """The next events of all types behind the one with that id, in order, for who follows the log.
+
+        Begin with `newest_id`, or with 0 for all. Where several transactions write at once, an event may
+        be committed after one with a larger id, and is then passed over: for watching, not for a ledger.
+        """
+        with self._runtime.storage.read() as connection:
+            return events.after(connection, event_id, limit=limit)
+
+    def newest_id(self) -> int:
+        """The id of the newest event; 0 when there is none."""
+        with self._runtime.storage.read() as connection:
+            return events.newest_id(connection)

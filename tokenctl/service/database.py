@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenctl.core.keys import (
-    NONCE_BYTES,
     SigningKey,
     derive_keys,
     format_master_key,
     generate_master_key,
     generate_signing_key,
-    wrap_signing_key,
 )
 from tokenctl.errors import DatabaseExists
+from tokenctl.service.keys import wrapped
 from tokenctl.service.runtime import (
     Clock,
     Entropy,
@@ -49,8 +48,12 @@ class Initialised:
     is_sample: bool = False
 
 
-def initialise(settings: Settings, *, actor: str = "service") -> Initialised:
+def initialise(
+    settings: Settings, *, actor: str = "service", development: bool = False
+) -> Initialised:
     """Make the database and, unless there is one, its master key; or find both in order.
+
+    With `development` a new one is marked: `serve` refuses it unless it is told `--dev`.
 
     Losing the master key ends every login: keep a copy of it apart from the database.
     Raises KeyWrong or KeyMissing when a database is there whose key is not, and DatabaseError's kinds.
@@ -73,7 +76,7 @@ def initialise(settings: Settings, *, actor: str = "service") -> Initialised:
         master = read_master_key(settings, key_path(settings, path))
     signing_key = generate_signing_key(settings.algorithm)
     try:
-        build_database(path, master, signing_key, actor=actor)
+        build_database(path, master, signing_key, actor=actor, development=development)
     except DatabaseExists:
         return _found(settings, path, key_file)
     return Initialised(
@@ -90,6 +93,7 @@ def build_database(
     clock: Clock = system_clock,
     entropy: Entropy = secrets.token_bytes,
     sample_clock: int | None = None,
+    development: bool = False,
 ) -> None:
     """A new database with its first signing key. With `sample_clock` (µs) it is marked as the sample."""
     derived = derive_keys(master)
@@ -99,17 +103,9 @@ def build_database(
         keys.set_meta(connection, keys.MASTER_KEY_CHECK, derived.check)
         if sample_clock is not None:
             keys.set_meta(connection, keys.SAMPLE_CLOCK, str(sample_clock))
-        wrapped = wrap_signing_key(signing_key, derived.wrap, entropy(NONCE_BYTES))
-        keys.insert(
-            connection,
-            keys.StoredKey(
-                kid=signing_key.kid,
-                algorithm=signing_key.algorithm,
-                public_jwk=signing_key.public_jwk,
-                wrapped_private_key=wrapped,
-                created_at=now,
-            ),
-        )
+        if development:
+            keys.set_meta(connection, keys.DEVELOPMENT, "yes")
+        keys.insert(connection, wrapped(signing_key, derived.wrap, entropy, now=now, active_at=now))
         facts = {"kid": signing_key.kid, "algorithm": signing_key.algorithm}
         events.add(connection, [Event(at=now, type="key.create", actor=actor, data=facts)])
 

@@ -28,7 +28,7 @@ from tokenctl.service.runtime import Runtime, micros
 from tokenctl.storage import events, swap, tokens, users
 from tokenctl.storage.engine import Connection
 from tokenctl.storage.events import Event
-from tokenctl.storage.users import User
+from tokenctl.storage.users import Client, User
 
 _LONGEST_LIFE = timedelta(days=3650)
 
@@ -99,6 +99,7 @@ def issue(
         now=now,
         access_until=access_until,
         expires_at=now + lifetime,
+        user_name=owner.name,
     )
 
 
@@ -152,9 +153,20 @@ def _may_log_in(
         raise UserDisabled(f"the user {owner.name} is disabled", hint=f"tokenctl user enable {owner.name}")
     if verified_password_hash is not None and verified_password_hash != owner.password_hash:
         raise WrongPassword("the password was changed during the login")
-    if users.get_client(connection, client_id) is None:
+    client = users.get_client(connection, client_id)
+    if client is None:
         raise ClientNotFound(f"there is no client {client_id}", hint=f"tokenctl client create {client_id}")
+    demand_login_client(client)
     return owner
+
+
+def demand_login_client(client: Client) -> None:
+    """Raises InvalidInput for a resource server: it has a secret, and nobody logs in to it."""
+    if client.may_introspect:
+        raise InvalidInput(
+            f"{client.id} is a resource server, which asks about tokens: nobody logs in to it",
+            hint="name the client that the user has in hand; tokenctl client list",
+        )
 
 
 def _lifetime(runtime: Runtime, ttl: timedelta | None) -> int:

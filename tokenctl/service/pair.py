@@ -24,6 +24,8 @@ class TokenPair:
     access_expires_at: int
     refresh_expires_at: int
     retried: bool = False
+    #: Set by a login; a rotation reads no user.
+    user_name: str | None = None
 
 
 def make_pair(
@@ -38,6 +40,7 @@ def make_pair(
     access_until: int,
     expires_at: int,
     retried: bool = False,
+    user_name: str | None = None,
 ) -> TokenPair:
     """Sign the access token of a login that is committed already. Instants in µs."""
     from tokenctl.core.access_token import AccessClaims, sign_access_token
@@ -64,4 +67,5 @@ def make_pair(
         access_expires_at=access_until,
         refresh_expires_at=expires_at,
         retried=retried,
+        user_name=user_name,
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from tokenctl.core import ids
+from tokenctl.core.context import NO_CONTEXT, Context
 from tokenctl.core.names import clean_client_id
 from tokenctl.core.refresh_token import RefreshToken
 from tokenctl.core.selector import Selector
@@ -266,9 +267,17 @@ def revoke_chunk(
     reason: str,
     actor: str | None,
     after: bytes = _SMALLEST_ID,
+    keep: str | None = None,
+    context: Context = NO_CONTEXT,
 ) -> list[tokens.Revoked]:
-    """Revoke one chunk of a resolved selector, with its events, in the caller's transaction."""
-    done = tokens.revoke_chunk(connection, selector, now=now, reason=reason, actor=actor, after=after)
+    """Revoke one chunk of a resolved selector but `keep`, with its events, in the caller's transaction.
+
+    `context` is that of a bearer who asked for it.
+    """
+    done = tokens.revoke_chunk(
+        connection, selector, now=now, reason=reason, actor=actor, after=after, keep=keep
+    )
+    whence = {} if context.user_agent is None else {"user_agent": context.user_agent}
     events.add(
         connection,
         (
@@ -279,8 +288,9 @@ def revoke_chunk(
                 user_id=ids.user_id(row.user_id),
                 token_id=ids.token_id(row.raw_id),
                 client_id=row.client_id,
+                ip=context.ip,
                 reason=reason,
-                data={"access_until": row.access_until},
+                data={"access_until": row.access_until, **whence},
             )
             for row in done
         ),
@@ -289,15 +299,24 @@ def revoke_chunk(
 
 
 def revoke_all_of_user(
-    connection: Connection, user_id: str, *, now: int, reason: str, actor: str | None
+    connection: Connection,
+    user_id: str,
+    *,
+    now: int,
+    reason: str,
+    actor: str | None,
+    keep: str | None = None,
+    context: Context = NO_CONTEXT,
 ) -> list[tokens.Revoked]:
-    """All logins of one user, in the caller's transaction: what ends them must not be without it."""
+    """All logins of one user but `keep`, in the caller's transaction: what ends them is not without it."""
     selector = Selector(users=(user_id,))
-    done = revoke_chunk(connection, selector, now=now, reason=reason, actor=actor)
-    every = list(done)
-    while done:
-        done = revoke_chunk(connection, selector, now=now, reason=reason, actor=actor, after=done[-1].raw_id)
+    every: list[tokens.Revoked] = []
+    after = _SMALLEST_ID
+    while done := revoke_chunk(
+        connection, selector, now=now, reason=reason, actor=actor, after=after, keep=keep, context=context
+    ):
         every += done
+        after = done[-1].raw_id
     return every
 
 

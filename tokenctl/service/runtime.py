@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from tokenctl.core.names import clean_note
 from tokenctl.core.rotation import Policy
 from tokenctl.errors import KeyMissing, KeyUnusable, KeyWrong
+from tokenctl.service.keyring import KeyRing
 from tokenctl.settings import Settings
 from tokenctl.storage import keys as stored_keys
 from tokenctl.storage.engine import Storage
@@ -90,6 +91,11 @@ class Runtime:
         """Whether this is the sample database, or a copy: its key is public and its clock its own."""
         return stored_keys.SAMPLE_CLOCK in self.meta
 
+    @property
+    def is_development(self) -> bool:
+        """Whether this database was made by `serve --dev`: a user's password is public."""
+        return stored_keys.DEVELOPMENT in self.meta
+
     @cached_property
     def policy(self) -> Policy:
         return Policy(
@@ -134,25 +140,17 @@ class Runtime:
         return keys
 
     @cached_property
+    def key_ring(self) -> KeyRing:
+        return KeyRing(self.storage, self.clock, lambda: self.keys.wrap)
+
+    @property
     def signing_key(self) -> SigningKey:
         """The key that signs access tokens now. Raises the errors of `keys`."""
-        from tokenctl.core.keys import unwrap_signing_key
-
-        with self.storage.read() as connection:
-            found = [key for key in stored_keys.all_keys(connection) if key.retired_at is None]
-        if not found:
-            raise KeyMissing(f"{self.storage.path} has no signing key in use", hint="tokenctl doctor")
-        newest = found[0]
-        return unwrap_signing_key(newest.kid, newest.algorithm, newest.wrapped_private_key, self.keys.wrap)
-
+        return self.key_ring.signing_key()
 
     def verification_keys(self) -> Mapping[str, PublicKey]:
         """The keys that access tokens are verified with, by kid."""
-        from tokenctl.core.access_token import prepare_public_key
-
-        with self.storage.read() as connection:
-            found = stored_keys.all_keys(connection)
-        return {key.kid: prepare_public_key(key.public_jwk) for key in found}
+        return self.key_ring.verification_keys()
 
 
 def key_path(settings: Settings, database: Path) -> Path:

@@ -1,6 +1,7 @@
 """TokenService: the public API for an embedding application, and all that the command line does.
 
-Owns inspecting; issuing, rotation, revocation and purging have a module each and are reached from here.
+Owns inspecting; issuing, rotation, revocation, purging and what a bearer may do have a module each and are
+reached from here.
 A call is one transaction (`revoke`, `revoke_matching` and `purge`: one for each chunk), writes its audit
 events inside it, and raises after its commit.
 """
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from tokenctl.core import ids, token_string
 from tokenctl.core.context import NO_CONTEXT, Context
-from tokenctl.core.names import DEFAULT_CLIENT, clean_note, clean_scope
+from tokenctl.core.names import DEFAULT_CLIENT, clean_note, clean_scope, clean_user_name
 from tokenctl.core.refresh_token import RefreshToken, State
 from tokenctl.core.rotation import Judgement, Presented, judge
 from tokenctl.core.selector import Selector
@@ -25,8 +26,9 @@ from tokenctl.errors import (
     TokenctlError,
     TokenNotFound,
 )
-from tokenctl.service import issuing, revocation
+from tokenctl.service import access, issuing, revocation
 from tokenctl.service import purge as purging
+from tokenctl.service.access import Access, Introspection
 from tokenctl.service.audit import AuditLog
 from tokenctl.service.issuing import Reissue
 from tokenctl.service.keys import KeyService
@@ -41,6 +43,8 @@ from tokenctl.storage.events import Event
 from tokenctl.storage.users import User
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from tokenctl.core.passwords import PasswordPolicy
 
 _TIMELINE = 1_000
@@ -68,6 +72,8 @@ class TokenService:
 
     `clock` returns µs since the epoch and `entropy(n)` n random bytes; both are the system's by default.
     `actor` stands in the audit log where a call names nobody.
+    `hashing`, a pool of threads: password hashes are computed there instead of in the caller's thread.
+    It stays the caller's to shut down, and what it raises when it takes no more work comes through.
     The constructor raises DatabaseMissing and NotMigrated; what needs the master key raises KeyMissing,
     KeyUnusable or KeyWrong, and everything else works without it.
     """
@@ -79,10 +85,11 @@ class TokenService:
         clock: Clock | None = None,
         entropy: Entropy | None = None,
         passwords: PasswordPolicy | None = None,
+        hashing: Executor | None = None,
         actor: str = "service",
     ) -> None:
         self._runtime = Runtime.open(settings or Settings(), clock=clock, entropy=entropy, actor=actor)
-        self.users = UserService(self._runtime, passwords)
+        self.users = UserService(self._runtime, passwords, hashing)
         self.clients = ClientService(self._runtime)
         self.keys = KeyService(self._runtime)
         self.audit = AuditLog(self._runtime)
@@ -105,6 +112,18 @@ class TokenService:
     def is_sample(self) -> bool:
         """Whether this is the sample database or a copy, whose key is public and whose clock is its own."""
         return self._runtime.is_sample
+
+    @property
+    def is_development(self) -> bool:
+        """Whether this database was made by `serve --dev`, with a user whose password everybody knows."""
+        return self._runtime.is_development
+
+    def ready(self) -> None:
+        """Whether this can serve, for a health check: the database answers, and its schema is this release's.
+
+        Raises a kind of DatabaseError when it cannot.
+        """
+        self._runtime.storage.check_migrated()
 
     def now(self) -> int:
         """The time that the rules are asked with, in µs."""
@@ -145,6 +164,32 @@ class TokenService:
             actor=actor,
         )
 
+    def register(
+        self,
+        name: str,
+        password: str,
+        *,
+        client_id: str = DEFAULT_CLIENT,
+        scope: str = "",
+        context: Context = NO_CONTEXT,
+    ) -> TokenPair:
+        """A new user, made by itself, and its first login.
+
+        Raises InvalidInput, PasswordRefused, UserExists, ClientNotFound, InvalidScope.
+        """
+        # What would refuse the login is refused before there is a user.
+        scope = clean_scope(scope)
+        issuing.demand_login_client(self.clients.require(client_id))
+        user = self.users.create(name, password, actor=clean_user_name(name))
+        return self.issue(
+            user.id,
+            client_id=client_id,
+            scope=scope,
+            context=context,
+            verified_password_hash=user.password_hash,
+            actor=user.name,
+        )
+
     def login(
         self,
         name: str,
@@ -160,7 +205,7 @@ class TokenService:
         """
         # What does not depend on the password is refused before it: else the refusal would tell of it.
         scope = clean_scope(scope)
-        self.clients.require(client_id)
+        issuing.demand_login_client(self.clients.require(client_id))
         user = self.users.authenticate(name, password, client_id=client_id, context=context)
         return self.issue(
             user.id,
@@ -238,6 +283,29 @@ class TokenService:
             judgement=judgement,
         )
 
+    def check_access(self, access_token: str) -> Access:
+        """What a good access token allows: its signature and claims hold, and the login behind it is live.
+
+        What fails by itself, as the forged and the expired do, is refused without a look at any login.
+        Raises InvalidAccessToken; `reason` is in its facts when it was the login.
+        """
+        return access.check_access(self._runtime, access_token)
+
+    def introspect(self, token: str) -> Introspection | None:
+        """An active token of either kind (RFC 7662); None for all else, whatever it is. Changes nothing.
+
+        An access token is active as in `check_access`. A refresh token is when its own client would get a
+        pair for it now, in the grace for the previous string too; a spent one is inactive, and is no reuse.
+        """
+        return access.introspect(self._runtime, token)
+
+    def sessions(self, user_id: str, *, limit: int = 200) -> list[RefreshToken]:
+        """The live logins of the user with that `usr_…`, the most recently used first; at most `limit`.
+
+        Raises InvalidInput.
+        """
+        return access.sessions(self._runtime, user_id, limit=limit)
+
     def list(self, selector: Selector) -> Iterator[RefreshToken]:
         """All refresh tokens that match, oldest login first, in constant memory.
 
@@ -254,6 +322,42 @@ class TokenService:
         return revocation.preview_targets(self._runtime, targets)
 
     # --- ending ------------------------------------------------------------------------------
+
+    def end_session(self, user_id: str, token_id: str, *, actor: str, context: Context = NO_CONTEXT) -> None:
+        """Revoke one of the user's own logins; nothing happens to a dead one.
+
+        Raises TokenNotFound, alike for another user's login, an unknown and a malformed id; InvalidInput.
+        """
+        access.end_session(self._runtime, user_id, token_id, actor=actor, context=context)
+
+    def logout(
+        self,
+        refresh_token: str,
+        *,
+        client_id: str = DEFAULT_CLIENT,
+        everywhere: bool = False,
+        context: Context = NO_CONTEXT,
+    ) -> Revocation:
+        """End the login of a string of any generation; with `everywhere` every login of its user, at once.
+
+        Of a dead login, or one that is purged, there is nothing to end: it is counted as such. It cannot end
+        the others, though, and neither can one that was cut off: with `everywhere` they are refused.
+        Raises InvalidToken (no query was made); TokenRefused for another client's string and a superseded
+        one, which changes nothing.
+        """
+        return access.logout(
+            self._runtime, refresh_token, client_id=client_id, everywhere=everywhere, context=context
+        )
+
+    def revoke_presented(
+        self, token: str, *, client_id: str = DEFAULT_CLIENT, context: Context = NO_CONTEXT
+    ) -> bool:
+        """End the login behind a token of that client (RFC 7009); whether that revoked anything.
+
+        `token` is a refresh token's string of any generation, or a good access token. False for all else:
+        malformed, forged, unknown, superseded, another client's, dead.
+        """
+        return access.revoke_presented(self._runtime, token, client_id=client_id, context=context)
 
     def revoke(
         self,

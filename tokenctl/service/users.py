@@ -1,24 +1,28 @@
 """Users and clients: creating, disabling, deleting, passwords.
 
 Owns that whatever ends a user's right to be logged in ends the logins in the same transaction.
-Passwords are hashed before a transaction begins, so that nobody waits for a hash.
+Passwords are hashed before a transaction begins, so that nobody waits for a hash, and in the executor
+that was given for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import hmac
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
-from tokenctl.core import ids
+from tokenctl.core import client_secret, ids
 from tokenctl.core.context import NO_CONTEXT, Context
 from tokenctl.core.names import DEFAULT_CLIENT, clean_client_id, clean_note, clean_user_name
 from tokenctl.errors import (
     ClientExists,
     ClientNotFound,
+    ClientRefused,
     InvalidInput,
+    PasswordRefused,
     UserExists,
     WrongPassword,
 )
@@ -31,7 +35,12 @@ from tokenctl.storage.tokens import Revoked
 from tokenctl.storage.users import Client, User
 
 if TYPE_CHECKING:
-    from tokenctl.core.passwords import PasswordHasher, PasswordPolicy
+    from concurrent.futures import Executor
+
+    from tokenctl.core.passwords import PasswordHasher, PasswordPolicy, Verified
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 _PAGE = 1_000
 
@@ -45,12 +54,22 @@ class UserChange:
     access_exposure_until: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewClient(Client):
+    """A client that was just made. Its secret stands nowhere else; None for one that users log in to."""
+
+    secret: str | None = field(repr=False)
+
+
 class UserService:
     """Reached as `TokenService.users`. A user is named by its name, without case, or by its `usr_…`."""
 
-    def __init__(self, runtime: Runtime, passwords: PasswordPolicy | None) -> None:
+    def __init__(
+        self, runtime: Runtime, passwords: PasswordPolicy | None, hashing: Executor | None = None
+    ) -> None:
         self._runtime = runtime
         self._given_policy = passwords
+        self._hashing = hashing
 
     # --- reading ---
 
@@ -169,6 +188,42 @@ class UserService:
             ended = self._end_logins(connection, found, now, reason, actor)
             return self._changed(users.require(connection, found.id), ended)
 
+    def change_password(
+        self,
+        user_id: str,
+        current: str,
+        new: str,
+        *,
+        keep: str | None,
+        context: Context = NO_CONTEXT,
+    ) -> UserChange:
+        """A new password, set by the user; every login ends but `keep`, the `rt_…` that authorised it.
+
+        Raises WrongPassword, alike when `current` is wrong, when it was changed during the call and when the
+        user is disabled; PasswordRefused, also for the current one again; UserNotFound, InvalidInput.
+        """
+        user = self.get(ids.parse_user_id(user_id))
+        keep = None if keep is None else ids.parse_token_id(keep)
+        if not self._verify(current, user.password_hash).ok:
+            raise self._refused_change(user, "wrong_password", context)
+        if new == current:
+            raise PasswordRefused("the new password is the current one", hint="use another one")
+        password_hash = self._new_hash(new, user.name)
+        reason = "password changed by the user"
+        with self._runtime.storage.write() as connection:
+            found = users.require(connection, user.id, lock=True)
+            now = self._runtime.clock()
+            if not found.is_disabled(now) and users.set_password_hash(
+                connection, found.id, password_hash, instead_of=user.password_hash
+            ):
+                self._note(connection, "user.password", found, now, user.name, reason=reason, context=context)
+                ended = self._end_logins(
+                    connection, found, now, reason, user.name, keep=keep, context=context
+                )
+                return self._changed(users.require(connection, found.id), ended)
+        why = "user_disabled" if found.is_disabled(now) else "password_changed"
+        raise self._refused_change(user, why, context)
+
     def authenticate(
         self,
         name: str,
@@ -186,7 +241,7 @@ class UserService:
         client_id = clean_client_id(client_id)  # before the password: a refusal must not tell of it
         with self._runtime.storage.read() as connection:
             user = users.find(connection, name)
-        verified = self._hasher.verify(password, user.password_hash if user else None)
+        verified = self._verify(password, user.password_hash if user else None)
         if user is None or not verified.ok:
             reason = "no_such_user" if user is None else "wrong_password"
             self._failed(user, reason, client_id, context)
@@ -208,7 +263,8 @@ class UserService:
     def _policy(self) -> PasswordPolicy:
         from tokenctl.core.passwords import PasswordPolicy
 
-        return self._given_policy or PasswordPolicy()
+        shortest = self._runtime.settings.password_min_length
+        return self._given_policy or PasswordPolicy(min_length=shortest)
 
     @cached_property
     def _hasher(self) -> PasswordHasher:
@@ -220,7 +276,16 @@ class UserService:
         from tokenctl.core.passwords import check_new_password
 
         check_new_password(password, user_name, self._policy)
-        return self._hasher.hash(password)
+        return self._compute(self._hasher.hash, password)
+
+    def _verify(self, password: str, password_hash: str | None) -> Verified:
+        return self._compute(self._hasher.verify, password, password_hash)
+
+    def _compute(self, function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        """What costs a password's hash, in the executor when there is one. Never inside a transaction."""
+        if self._hashing is None:
+            return function(*args, **kwargs)
+        return self._hashing.submit(function, *args, **kwargs).result()
 
     @staticmethod
     def _demand_known_scheme(password_hash: str) -> None:
@@ -245,10 +310,33 @@ class UserService:
             events.add(connection, [event])
         raise WrongPassword("the user name or the password is wrong")
 
+    def _refused_change(self, user: User, reason: str, context: Context) -> WrongPassword:
+        """Note that a user could not change the password; what to raise for it."""
+        with self._runtime.storage.write() as connection:
+            now = self._runtime.clock()
+            self._note(connection, "password.failed", user, now, user.name, reason=reason, context=context)
+        return WrongPassword("the current password is wrong")
+
     def _end_logins(
-        self, connection: Connection, user: User, now: int, reason: str, actor: str | None
+        self,
+        connection: Connection,
+        user: User,
+        now: int,
+        reason: str,
+        actor: str | None,
+        *,
+        keep: str | None = None,
+        context: Context = NO_CONTEXT,
     ) -> Sequence[Revoked]:
-        return revoke_all_of_user(connection, user.id, now=now, reason=reason, actor=self._runtime.who(actor))
+        return revoke_all_of_user(
+            connection,
+            user.id,
+            now=now,
+            reason=reason,
+            actor=self._runtime.who(actor),
+            keep=keep,
+            context=context,
+        )
 
     def _changed(self, user: User, ended: Sequence[Revoked]) -> UserChange:
         latest = max((row.access_until for row in ended), default=0)
@@ -265,8 +353,10 @@ class UserService:
         actor: str | None,
         *,
         reason: str | None = None,
+        context: Context = NO_CONTEXT,
         **facts: int | None,
     ) -> None:
+        whence = {} if context.user_agent is None else {"user_agent": context.user_agent}
         events.add(
             connection,
             [
@@ -275,8 +365,9 @@ class UserService:
                     type=type_,
                     actor=self._runtime.who(actor),
                     user_id=user.id,
+                    ip=context.ip,
                     reason=None if reason is None else clean_note(reason),
-                    data={"name": user.name, **facts},
+                    data={"name": user.name, **facts, **whence},
                 )
             ],
         )
@@ -288,14 +379,24 @@ class ClientService:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
-    def create(self, client_id: str, *, actor: str | None = None) -> Client:
-        """A new client. Raises InvalidInput, ClientExists."""
+    def create(self, client_id: str, *, introspect: bool = False, actor: str | None = None) -> NewClient:
+        """A new client that users log in to; or, with `introspect`, a resource server with a secret.
+
+        Raises InvalidInput, ClientExists.
+        """
         client_id = clean_client_id(client_id)
+        secret = None
+        if introspect:
+            secret = client_secret.format_secret(self._runtime.entropy(client_secret.SECRET_BYTES))
+        secret_hash = None if secret is None else client_secret.hash_secret(secret)
+        facts = {"may_introspect": True} if introspect else {}
         with self._runtime.storage.write() as connection:
             now = self._runtime.clock()
-            if users.insert_client(connection, client_id, now=now):
-                self._note(connection, "client.create", client_id, now, actor)
-                return Client(id=client_id, created_at=now, not_before=0)
+            if users.insert_client(connection, client_id, now=now, secret_hash=secret_hash):
+                self._note(connection, "client.create", client_id, now, actor, **facts)
+                return NewClient(
+                    id=client_id, created_at=now, not_before=0, may_introspect=introspect, secret=secret
+                )
         raise ClientExists(f"there is a client {client_id} already", hint="tokenctl client list")
 
     def require(self, client_id: str) -> Client:
@@ -306,6 +407,23 @@ class ClientService:
         if found is None:
             raise ClientNotFound(f"there is no client {client_id}")
         return found
+
+    def authenticate(self, client_id: str, secret: str) -> Client:
+        """The resource server whose secret this is.
+
+        Raises ClientRefused, alike for a wrong secret, a client without one, an unknown client and nonsense.
+        """
+        given = client_secret.hash_secret(secret)
+        try:
+            client_id = clean_client_id(client_id)
+        except InvalidInput:
+            given = None  # no such client can be
+        if given is not None:
+            with self._runtime.storage.read() as connection:
+                found = users.get_secret_client(connection, client_id)
+            if found is not None and hmac.compare_digest(found[1], given):
+                return found[0]
+        raise ClientRefused("the client is not known, or its secret is wrong")
 
     def list(self) -> list[Client]:
         """All clients in order of id."""
@@ -330,6 +448,8 @@ class ClientService:
             hint=f"tokenctl revoke --client {client_id}, and delete it when they are purged",
         )
 
-    def _note(self, connection: Connection, type_: str, client_id: str, now: int, actor: str | None) -> None:
-        event = Event(at=now, type=type_, actor=self._runtime.who(actor), client_id=client_id)
+    def _note(
+        self, connection: Connection, type_: str, client_id: str, now: int, actor: str | None, **facts: bool
+    ) -> None:
+        event = Event(at=now, type=type_, actor=self._runtime.who(actor), client_id=client_id, data=facts)
         events.add(connection, [event])

@@ -52,10 +52,7 @@ class Storage:
         """`database` is a path, or a URL as SQLAlchemy reads it. Raises DatabaseMissing, ConfigInvalid."""
         # Absolute: an application that changes its directory later still means this file.
         self.path = sqlite_path(database).absolute()
-        if not is_there(self.path):
-            raise DatabaseMissing(f"there is no database at {self.path}: it does not exist")
-        if not self.path.is_file():
-            raise DatabaseMissing(f"there is no database at {self.path}: it is not a file")
+        self._demand_file()
         self._queue = locks.WriterQueue(self.path, write_timeout)
         self.engine = sqlite_engine(self.path, write_timeout)
 
@@ -94,7 +91,11 @@ class Storage:
         return locks.exclusive(self.path, job, wait=wait)
 
     def check_migrated(self) -> dict[str, str]:
-        """The meta rows, once it is clear that the schema is this release's. Raises NotMigrated."""
+        """The meta rows, once it is clear that the schema is this release's. Raises NotMigrated.
+
+        Raises DatabaseMissing as well: a connection that is open already would not notice.
+        """
+        self._demand_file()
         with self.read() as connection:
             revision = current_revision(connection)
             if revision is None:
@@ -118,6 +119,12 @@ class Storage:
         """How SQLite keeps a transaction whole: `wal`, and `delete` for a sample."""
         with self.read() as connection:
             return str(connection.exec_driver_sql("PRAGMA journal_mode").scalar())
+
+    def _demand_file(self) -> None:
+        if not is_there(self.path):
+            raise DatabaseMissing(f"there is no database at {self.path}: it does not exist")
+        if not self.path.is_file():
+            raise DatabaseMissing(f"there is no database at {self.path}: it is not a file")
 
     def _turn(self) -> AbstractContextManager[None]:
         return self._queue.turn() if self.engine.dialect.name == "sqlite" else nullcontext()

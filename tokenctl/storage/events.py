@@ -79,6 +79,17 @@ def tail(
     return [_event(row) for row in reversed(connection.execute(statement).all())]
 
 
+def after(connection: Connection, event_id: int, *, limit: int) -> list[Event]:
+    """The next events of all types behind the one with that id, in order of id; at most `limit`."""
+    statement = _EVENTS.where(events.c.id > event_id).order_by(events.c.id).limit(limit)
+    return [_event(row) for row in connection.execute(statement)]
+
+
+def newest_id(connection: Connection) -> int:
+    """The id of the newest event; 0 when there is none."""
+    return connection.scalar(sa.select(sa.func.max(events.c.id))) or 0
+
+
 def exists_between(
     connection: Connection, *, token_id: str, type_: str, reason: str, since: int, until: int
 ) -> bool:

@@ -26,10 +26,11 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    text,
 )
 
 #: The revision that this release works on; a test holds it against the newest migration.
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 
 metadata = MetaData(
     naming_convention={
@@ -70,6 +71,8 @@ clients = Table(
     Column("id", Text, primary_key=True),
     Column("created_at", Int64, nullable=False),
     Column("not_before", Int64, nullable=False),
+    # Its CHECK is the column's own: a column that is added to a table of SQLite can bring no other.
+    Column("secret_hash", LargeBinary(32), CheckConstraint("length(secret_hash) = 32", name="secret_hash")),
     CheckConstraint("length(id) BETWEEN 1 AND 128", name="id"),
     CheckConstraint("not_before >= 0", name="not_before"),
     sqlite_strict=True,
@@ -169,6 +172,8 @@ signing_keys = Table(
     Column("wrapped_private_key", LargeBinary, nullable=False),
     Column("created_at", Int64, nullable=False),
     Column("retired_at", Int64),
+    # The default is never used: it is there because SQLite adds no column that may not be null without one.
+    Column("active_at", Int64, nullable=False, server_default=text("0")),
     CheckConstraint("algorithm IN ('ES256', 'RS256')", name="algorithm"),
     sqlite_strict=True,
 )

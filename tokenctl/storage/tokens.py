@@ -134,6 +134,16 @@ def page(
     return [_refresh_token(row) for row in connection.execute(statement)]
 
 
+def live_of_user(connection: Connection, user_id: str, *, now: int, limit: int) -> list[RefreshToken]:
+    """The live logins of one user, the most recently used first; at most `limit`."""
+    live = _in_state(SelectState.LIVE, now)
+    statement = _ROWS.where(_t.user_id == ids.to_bytes(user_id), live).limit(limit)
+    return [
+        _refresh_token(row)
+        for row in connection.execute(statement.order_by(_t.rotated_at.desc(), _t.id.desc()))
+    ]
+
+
 class Count(NamedTuple):
     """Of a selection: all its tokens; those not dead, and their users; newest use and access token (µs)."""
 
@@ -261,9 +271,13 @@ def revoke_chunk(
     reason: str,
     actor: str | None,
     after: bytes,
+    keep: str | None = None,
     limit: int = CHUNK,
 ) -> list[Revoked]:
-    """Revoke the next rows of the selection that are not dead, in order of id, beginning behind `after`."""
+    """Revoke the next rows of the selection that are not dead, in order of id, beginning behind `after`.
+
+    The one with the `rt_…` in `keep` is passed over.
+    """
     chosen = (
         sa.select(_t.id)
         .select_from(_JOINED)
@@ -271,6 +285,8 @@ def revoke_chunk(
         .order_by(_t.id)
         .limit(limit)
     )
+    if keep is not None:
+        chosen = chosen.where(_t.id != ids.to_bytes(keep))
     statement = (
         sa.update(refresh_tokens)
         .where(_t.id.in_(chosen), _t.revoked_at.is_(None))

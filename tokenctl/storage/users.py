@@ -36,11 +36,15 @@ class User:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """An application that users log in to. `not_before` is its cut-off in µs; 0 when there is none."""
+    """An application that users log in to. `not_before` is its cut-off in µs; 0 when there is none.
+
+    may_introspect: it has a secret, so it is a resource server instead, and nobody logs in to it.
+    """
 
     id: str
     created_at: int
     not_before: int
+    may_introspect: bool
 
 
 def insert(connection: Connection, *, raw_id: bytes, name: str, password_hash: str | None, now: int) -> bool:
@@ -151,17 +155,27 @@ def _user(row: Row[Any]) -> User:
 # --- clients ---------------------------------------------------------------------------------
 
 
-def insert_client(connection: Connection, client_id: str, *, now: int) -> bool:
+def insert_client(
+    connection: Connection, client_id: str, *, now: int, secret_hash: bytes | None = None
+) -> bool:
     """A new client; False when there is one of that id."""
     if get_client(connection, client_id) is not None:
         return False
-    connection.execute(sa.insert(clients).values(id=client_id, created_at=now, not_before=0))
+    connection.execute(
+        sa.insert(clients).values(id=client_id, created_at=now, not_before=0, secret_hash=secret_hash)
+    )
     return True
 
 
 def get_client(connection: Connection, client_id: str) -> Client | None:
     row = connection.execute(sa.select(clients).where(clients.c.id == client_id)).one_or_none()
     return None if row is None else _client(row)
+
+
+def get_secret_client(connection: Connection, client_id: str) -> tuple[Client, bytes] | None:
+    """The client and the SHA-256 of its secret; None where it has none, or there is no such client."""
+    row = connection.execute(sa.select(clients).where(clients.c.id == client_id)).one_or_none()
+    return None if row is None or row.secret_hash is None else (_client(row), row.secret_hash)
 
 
 def all_clients(connection: Connection) -> Iterator[Client]:
@@ -176,4 +190,9 @@ def delete_client(connection: Connection, client_id: str) -> bool:
 
 
 def _client(row: Row[Any]) -> Client:
-    return Client(id=row.id, created_at=row.created_at, not_before=row.not_before)
+    return Client(
+        id=row.id,
+        created_at=row.created_at,
+        not_before=row.not_before,
+        may_introspect=row.secret_hash is not None,
+    )

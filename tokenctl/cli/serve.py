@@ -1,0 +1,84 @@
+"""`tokenctl serve`: the HTTP endpoint. What it serves is `tokenctl.http`; here is only how it is started."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tokenctl.cli.options import Run, app, command
+from tokenctl.cli.output import Column
+
+if TYPE_CHECKING:
+    from tokenctl.settings import Loaded, Settings
+
+_COLUMNS = [Column(name) for name in ("url", "issuer", "database", "dev")]
+_DEV_DATABASE = "tokenctl-dev.db"
+
+
+@command(
+    app,
+    "serve",
+    example="tokenctl serve --dev\ntokenctl serve --issuer https://auth.example --behind-proxy",
+    settings=(
+        "host", "port", "issuer", "audience", "access_ttl", "grace", "cookies", "cors_origins",
+        "registration", "behind_proxy", "trusted_proxies", "tls_cert", "tls_key",
+    ),
+)  # fmt: skip
+def serve(
+    run: Run,
+    dev: Annotated[
+        bool,
+        typer.Option(
+            "--dev", help="For a developer: database, key and demo user on the spot, short lifetimes."
+        ),
+    ] = False,
+) -> None:
+    """Serve the HTTP endpoint: log in, refresh, log out, OAuth, API documentation.
+
+    One JSON object a line on stderr for each request. SIGTERM finishes what is in flight. With --dev also a
+    clock to advance and faults on demand, at /docs; never use that with real users.
+    """
+    run.out.expect(_COLUMNS)
+    from tokenctl.http.server import listen
+    from tokenctl.http.start import serve
+
+    settings = run.settings
+    bound, url = listen(settings)
+    with bound:
+        if dev:
+            settings = _for_development(run.loaded, url)
+
+        def ready() -> None:
+            record = {"url": url, "issuer": settings.issuer, "database": settings.database, "dev": dev}
+            run.out.one(record, _COLUMNS, card=_card(record, settings))
+            run.out.flush()
+
+        serve(settings, bound, dev=dev, actor=run.actor, ready=ready)
+
+
+def _for_development(loaded: Loaded, url: str) -> Settings:
+    """The settings with defaults for a developer; whatever was set stays."""
+    easy: dict[str, Any] = {
+        "database": _DEV_DATABASE,
+        "issuer": url.replace("127.0.0.1", "localhost"),
+        "access_ttl": timedelta(seconds=60),
+        "password_min_length": 8,
+    }
+    untouched = {name: value for name, value in easy.items() if loaded.sources[name] == "default"}
+    return replace(loaded.settings, **untouched)
+
+
+def _card(record: dict[str, Any], settings: Settings) -> list[tuple[str, str]]:
+    card = [
+        ("serving", record["url"]),
+        ("documentation", f"{record['url']}/docs"),
+        ("database", settings.database),
+    ]
+    if record["dev"]:
+        from tokenctl.http.dev import DEMO_PASSWORD, DEMO_USER
+
+        card.append(("log in with", f"{DEMO_USER} / {DEMO_PASSWORD}"))
+    return card

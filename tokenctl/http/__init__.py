@@ -1,0 +1,1 @@
+"""The bundled HTTP endpoint: one table of endpoints, from which routes, validation and OpenAPI come."""

@@ -1,0 +1,95 @@
+"""The ASGI application: the table of endpoints, made into routes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route, Router
+
+from tokenctl.http import auth, oauth, openapi, system
+from tokenctl.http.endpoint import Answer, Endpoint, PathApp
+from tokenctl.http.site import LOCAL_ORIGIN
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from tokenctl.http.call import Call
+    from tokenctl.http.site import Site
+
+#: In the order in which they are looked at: the busiest first.
+ENDPOINTS = (*auth.ENDPOINTS, *oauth.ENDPOINTS, *system.ENDPOINTS)
+
+
+def make_app(site: Site, extra: Sequence[Endpoint] = (), routes: Sequence[Route] = ()) -> ASGIApp:
+    """The application for one site; `extra` and `routes` are what only some servers have."""
+    endpoints = list(endpoints_of(site, extra))
+    router = Router(
+        [
+            Route(path, PathApp(site, path, list(group)))
+            for path, group in groupby(endpoints, key=lambda endpoint: endpoint.path)
+        ]
+        + list(routes),
+        redirect_slashes=False,
+        default=PathApp(site, None, []),
+        lifespan=lambda _: _lifespan(site),
+    )
+    if not site.settings.cors_origins and not site.dev:
+        return router
+    return CORSMiddleware(
+        router,
+        allow_origins=site.settings.cors_origins,
+        allow_origin_regex=LOCAL_ORIGIN.pattern if site.dev else None,
+        allow_methods=("GET", "POST", "DELETE"),
+        allow_headers=("Authorization", "Content-Type", "X-Tokenctl", "Tokenctl-Device"),
+        allow_credentials=True,
+        expose_headers=("Retry-After", "WWW-Authenticate", "X-Request-Id"),
+    )
+
+
+def endpoints_of(site: Site, extra: Sequence[Endpoint] = ()) -> Iterable[Endpoint]:
+    """The table as this site serves it: in cookie mode some bodies have no refresh token."""
+    table = [*ENDPOINTS, *extra]
+    if site.settings.cookies:
+        table = [replace(each, request=each.request_by_cookie or each.request) for each in table]
+    path = oauth.metadata_path(site.settings.issuer)
+    table += [
+        replace(each, path=path, documented=False)
+        for each in table
+        if each.handler is oauth.metadata and each.path != path
+    ]
+    document = _document(site, table)
+
+    async def openapi_json(_call: Call, _: None) -> Answer:
+        return Answer(document)
+
+    yield from table
+    yield Endpoint(
+        method="GET",
+        path="/openapi.json",
+        handler=openapi_json,
+        summary="This document",
+        tag="system",
+        documented=False,
+    )
+
+
+def _document(site: Site, table: Sequence[Endpoint]) -> bytes:
+    made: dict[str, Any] = openapi.document(
+        table, issuer=site.settings.issuer, cookies=site.settings.cookies, cookie_name=site.cookie_name
+    )
+    return msgspec.json.format(msgspec.json.encode(made), indent=2)
+
+
+@asynccontextmanager
+async def _lifespan(site: Site) -> AsyncIterator[None]:
+    await site.start()
+    try:
+        yield
+    finally:
+        await site.stop()

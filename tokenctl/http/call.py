@@ -1,0 +1,164 @@
+"""One request as a handler sees it: who calls, with what credentials, with what body.
+
+Owns reading the body within its limit, and the caller's context. Does not know what any route does.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from base64 import b64decode
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote_plus
+
+from tokenctl import Context
+from tokenctl.errors import ClientRefused, InvalidInput
+from tokenctl.http.problems import BadRequest, CredentialsMissing, TooLarge, UnsupportedType
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope
+
+    from tokenctl.http.site import Site
+
+#: Bytes of a body.
+MAX_BODY = 8192
+#: Of a body that is too large, so much is read before the answer: a client that still sends would not see it.
+_MAX_DRAINED = 131_072
+_MAX_FIELDS = 64
+_JSON = re.compile(rb"application/json(?:;\s*charset=\"?utf-8\"?)?", re.IGNORECASE)
+_FORM = re.compile(rb"application/x-www-form-urlencoded(?:;\s*charset=\"?utf-8\"?)?", re.IGNORECASE)
+
+
+class Call:
+    """One request. The upper half is for handlers, the lower for the log, which they may add to."""
+
+    def __init__(self, scope: Scope, site: Site, request_id: str) -> None:
+        self.scope = scope
+        self.site = site
+        self.request_id = request_id
+        #: The template of the route, such as /auth/sessions/{id}; the path itself may hold anything.
+        self.route: str | None = None
+        self.code: str | None = None
+        self.reason: str | None = None
+        self.user_id: str | None = None
+        self.token_id: str | None = None
+        self.client_id: str | None = None
+        #: Of a failure that is ours: for the log, never for the caller.
+        self.detail: str | None = None
+
+    @cached_property
+    def headers(self) -> dict[bytes, bytes]:
+        """Header fields by lower-case name; of a repeated one the last."""
+        return dict(self.scope["headers"])
+
+    @property
+    def path_params(self) -> Mapping[str, str]:
+        found: Mapping[str, str] = self.scope["path_params"]
+        return found
+
+    @property
+    def ip(self) -> str | None:
+        """The caller's address; with a trusted proxy in front what that one says."""
+        client = self.scope.get("client")
+        return client[0] if client else None
+
+    @property
+    def context(self) -> Context:
+        """Address, user agent and device, cleaned. Raises InvalidInput for a device of a wrong form."""
+        headers = self.headers
+        return _context(self.ip, headers.get(b"user-agent", b""), headers.get(b"tokenctl-device"))
+
+    def bearer(self) -> str:
+        """The access token of RFC 6750 §2.1. Raises CredentialsMissing."""
+        kind, _, token = self.headers.get(b"authorization", b"").partition(b" ")
+        if kind.lower() != b"bearer" or not token:
+            raise CredentialsMissing("this needs an access token: Authorization: Bearer …")
+        return token.strip().decode("latin-1")
+
+    def basic(self) -> tuple[str, str] | None:
+        """Client id and secret of `Authorization: Basic`, each form-encoded (RFC 6749 §2.3.1); None: absent.
+
+        Raises ClientRefused.
+        """
+        kind, _, encoded = self.headers.get(b"authorization", b"").partition(b" ")
+        if not kind:
+            return None
+        if kind.lower() != b"basic":
+            raise ClientRefused("a client authenticates by Basic")
+        try:
+            text = b64decode(encoded.strip(), validate=True).decode()
+        except (binascii.Error, ValueError):
+            raise ClientRefused("the Basic credentials cannot be decoded") from None
+        client_id, _, secret = text.partition(":")
+        return unquote_plus(client_id), unquote_plus(secret)
+
+
+@lru_cache(maxsize=4096)
+def _context(ip: str | None, user_agent: bytes, device: bytes | None) -> Context:
+    # Latin-1 never fails, and what is no text to us is still what the client sent.
+    named = None if device is None else device.decode("latin-1")
+    agent = user_agent.decode("latin-1")
+    try:
+        return Context.of(ip=ip, user_agent=agent, device=named)
+    except InvalidInput:
+        # A proxy may say "unknown"; the device is the caller's own and is refused.
+        return Context.of(user_agent=agent, device=named)
+
+
+async def read_body(call: Call, receive: Receive) -> bytes:
+    """The whole body. Raises TooLarge above MAX_BODY, BadRequest when the client went away."""
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        body: bytes = message.get("body", b"")  # by far the most: all of it came at once
+        if len(body) <= MAX_BODY:
+            return body
+        raise _too_large()
+    length = call.headers.get(b"content-length", b"")
+    if length.isdigit() and int(length) > _MAX_DRAINED:
+        raise _too_large()
+    parts, size = [], 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise BadRequest("the client went away before the body was complete")
+        size += len(message.get("body", b""))
+        if size <= MAX_BODY:
+            parts.append(message.get("body", b""))
+        elif size > _MAX_DRAINED:
+            raise _too_large()
+        if not message.get("more_body", False):
+            break
+        message = await receive()
+    if size > MAX_BODY:
+        raise _too_large()
+    return b"".join(parts)
+
+
+def demand_json(call: Call) -> None:
+    """Raises UnsupportedType for a body that does not say that it is JSON."""
+    if not _JSON.fullmatch(call.headers.get(b"content-type", b"")):
+        raise UnsupportedType("the body must be JSON: Content-Type: application/json")
+
+
+def read_form(call: Call, body: bytes) -> dict[str, Any]:
+    """The parameters of a form, without the empty ones (RFC 6749 §3.1).
+
+    Raises UnsupportedType, BadRequest for a repeated parameter (RFC 6749 §3.2).
+    """
+    if not _FORM.fullmatch(call.headers.get(b"content-type", b"")):
+        raise UnsupportedType("the body must be a form: Content-Type: application/x-www-form-urlencoded")
+    try:
+        pairs = parse_qsl(
+            body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS
+        )
+    except ValueError:
+        raise BadRequest("the form cannot be read: percent-encoded UTF-8, at most 64 parameters") from None
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise BadRequest("a parameter is repeated")
+    return {name: value for name, value in found.items() if value}
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"the body is larger than {MAX_BODY} bytes, and nothing here needs as much")

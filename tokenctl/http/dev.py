@@ -1,0 +1,252 @@
+"""What `serve --dev` has beside: a demo user, a clock to advance, faults on demand, a stream of events.
+
+None of it exists without `--dev`, and `--dev` runs on no database that was not made for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from tokenctl import TokenService, initialise
+from tokenctl.errors import ConfigInvalid, UserExists
+from tokenctl.http.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from tokenctl import Event, Settings
+    from tokenctl.http.call import Call
+    from tokenctl.http.site import Site
+
+DEMO_USER = "demo"
+#: Known to everybody: a database with this user is refused without --dev.
+DEMO_PASSWORD = "otters at dawn"  # noqa: S105 - it is public by design
+_POLL = 0.25
+
+
+class Clock:
+    """The system's clock, or the one of the sample, plus what was added to it; µs."""
+
+    def __init__(self, start: int | None = None) -> None:
+        self.offset = 0 if start is None else start - time.time_ns() // 1_000
+
+    def __call__(self) -> int:
+        return time.time_ns() // 1_000 + self.offset
+
+
+def open_service(settings: Settings, hashing: Executor, *, actor: str) -> tuple[TokenService, Clock]:
+    """The service on a development database, which is made on the spot, with the demo user in it.
+
+    Raises ConfigInvalid for a database that is for real use.
+    """
+    initialise(settings, actor=actor, development=True)
+    with TokenService(settings, actor=actor) as service:
+        if not (service.is_development or service.is_sample):
+            raise ConfigInvalid(
+                f"{settings.database} was not made by --dev, which adds a user with a public password",
+                hint="serve --dev --database another.db, or serve without --dev",
+            )
+        clock = Clock(service.now() if service.is_sample else None)
+    service = TokenService(settings, clock=clock, hashing=hashing, actor=actor)
+    try:
+        service.create_user(DEMO_USER, DEMO_PASSWORD)
+    except UserExists:
+        pass
+    except BaseException:
+        service.close()
+        raise
+    return service, clock
+
+
+# --- the clock and the faults ----------------------------------------------------------------
+
+
+class Advance(Struct, forbid_unknown_fields=True):
+    """How far the server's clock goes ahead."""
+
+    seconds: Annotated[int, Meta(ge=1, le=31_536_000)]
+
+
+class ClockState(Struct):
+    """`now` in seconds since the epoch; `offset` is how far it is from the machine's clock."""
+
+    now: int
+    offset: int
+
+
+class Fault(Struct, forbid_unknown_fields=True):
+    """What happens to the next `count` requests of `path`; a new one takes the place of the one before."""
+
+    kind: Literal["drop", "unavailable", "delay", "none"]
+    count: Annotated[int, Meta(ge=1, le=1000)] = 1
+    milliseconds: Annotated[int, Meta(ge=0, le=60_000)] = 2000
+    path: Annotated[str, Meta(max_length=200)] = "/auth/refresh"
+
+
+class Faults:
+    """ASGI around everything: does to requests what was asked for."""
+
+    def __init__(self, app: ASGIApp, controls: Controls) -> None:
+        self._app = app
+        self._controls = controls
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # A preflight is no request of the application's.
+        asked_for = scope["type"] == "http" and scope["method"] != "OPTIONS"
+        fault = self._controls.take_fault(scope["path"]) if asked_for else None
+        if fault is None:
+            await self._app(scope, receive, send)
+        elif fault.kind == "delay":
+            await asyncio.sleep(fault.milliseconds / 1000)
+            await self._app(scope, receive, send)
+        elif fault.kind == "unavailable":
+            await _unavailable(send)
+        else:
+            await self._app(scope, receive, _swallow)
+            await _cut(receive, send)
+
+
+async def _swallow(_message: Message) -> None:
+    """The answer is made, what it reports is committed, and nobody hears of it."""
+
+
+async def _cut(receive: Receive, send: Send) -> None:
+    # ASGI has no way to close a connection without an answer; this is uvicorn's own transport.
+    cycle: Any = getattr(send, "__self__", None)
+    cycle.transport.abort()
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _unavailable(send: Send) -> None:
+    body = b'{"title":"Service Unavailable","status":503,"code":"unavailable","detail":"a fault on demand"}'
+    headers = [
+        (b"content-type", b"application/problem+json"),
+        (b"retry-after", b"1"),
+        (b"cache-control", b"no-store"),
+        (b"content-length", b"%d" % len(body)),
+    ]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Controls:
+    """The clock and the faults of one server, and their endpoints."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._fault = Fault(kind="none")
+        self._left = 0
+
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """The application with the faults in front."""
+        return Faults(app, self)
+
+    def take_fault(self, path: str) -> Fault | None:
+        """The fault that a request of that path gets, which is then one less."""
+        if not self._left or path != self._fault.path:
+            return None
+        self._left -= 1
+        return self._fault
+
+    async def advance_clock(self, _call: Call, body: Advance) -> ClockState:
+        """Let the server's clock go ahead, to see tokens expire. It never goes back: start a new database."""
+        self._clock.offset += body.seconds * 1_000_000
+        return ClockState(now=self._clock() // 1_000_000, offset=self._clock.offset // 1_000_000)
+
+    async def set_fault(self, _call: Call, body: Fault) -> Fault:
+        """Let the next requests fail.
+
+        `drop`: the request is done and committed, and the connection is cut before the answer.
+        `unavailable`: 503 with Retry-After. `delay`: it is done later. `none`: all well again.
+        """
+        self._fault, self._left = body, 0 if body.kind == "none" else body.count
+        return body
+
+    def endpoints(self) -> list[Endpoint]:
+        return [
+            Endpoint(
+                method="POST",
+                path="/dev/clock",
+                handler=self.advance_clock,
+                summary="Advance the server's clock",
+                tag="dev",
+                request=Advance,
+                response=ClockState,
+                request_example={"seconds": 3600},
+                response_example={"now": 1773457200, "offset": 3600},
+            ),
+            Endpoint(
+                method="POST",
+                path="/dev/faults",
+                handler=self.set_fault,
+                summary="Cause a fault",
+                tag="dev",
+                request=Fault,
+                response=Fault,
+                request_example={"kind": "drop"},
+                response_example={"kind": "drop", "count": 1, "milliseconds": 2000, "path": "/auth/refresh"},
+            ),
+        ]
+
+
+# --- the stream of events --------------------------------------------------------------------
+
+
+class EventStream:
+    """GET /dev/events: the audit log as it grows, as server-sent events, until either side ends it."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-store"),
+            (b"x-content-type-options", b"nosniff"),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        gone = asyncio.ensure_future(_until_gone(receive))
+        try:
+            await self._stream(send, gone)
+        finally:
+            gone.cancel()
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _stream(self, send: Send, gone: asyncio.Future[None]) -> None:
+        audit, pool = self._site.service.audit, self._site.database
+        last = await pool.run(audit.newest_id)
+        await send({"type": "http.response.body", "body": b": listening\n\n", "more_body": True})
+        while not gone.done() and not self._site.stopping:
+            for event in await pool.run(audit.after, last):
+                assert event.id is not None
+                last = event.id
+                await send({"type": "http.response.body", "body": _sse(event), "more_body": True})
+            await asyncio.wait([gone], timeout=_POLL)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _sse(event: Event) -> bytes:
+    data = {
+        "id": event.id,
+        "at": event.at // 1_000_000,
+        "type": event.type,
+        "user": event.user_name,
+        "token_id": event.token_id,
+        "client_id": event.client_id,
+        "ip": event.ip_text,
+        "reason": event.reason,
+        "data": event.data,
+    }
+    return b"id: %d\nevent: audit\ndata: %s\n\n" % (event.id or 0, msgspec.json.encode(data))

@@ -1,0 +1,235 @@
+"""What an endpoint is: declared as data, and run as ASGI.
+
+Owns the way of every request: read, validate, call the handler, answer or say what was wrong, log, count.
+Routes, validation and the OpenAPI document come from the same `Endpoint`. Does not know any route.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from tokenctl import errors
+from tokenctl.http import problems
+from tokenctl.http.call import Call, demand_json, read_body, read_form
+from tokenctl.http.problems import BadRequest, Headers, InvalidFields, MethodNotAllowed, NoSuchRoute
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from tokenctl.http.site import Site
+
+JSON = b"application/json"
+PROBLEM = b"application/problem+json"
+NO_STORE = b"no-store"
+
+_log = logging.getLogger("tokenctl.http")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a handler gives back when a plain message is not enough."""
+
+    content: msgspec.Struct | bytes | None
+    headers: Headers = field(default_factory=list)
+    status: int | None = None
+    #: None: the endpoint's.
+    content_type: bytes | None = None
+
+
+Result = Answer | msgspec.Struct | None
+Handler = Callable[[Call, Any], Awaitable[Result]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """One route and method. The handler's docstring is its description in the OpenAPI document."""
+
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    handler: Handler
+    summary: str
+    tag: str
+    request: type[msgspec.Struct] | None = None
+    #: The body is a form, and errors are RFC 6749's.
+    oauth: bool = False
+    response: type[msgspec.Struct] | None = None
+    status: int = 200
+    #: What this route can answer with, beside what every route can.
+    errors: tuple[type[errors.TokenctlError], ...] = ()
+    credentials: Literal["bearer", "client"] | None = None
+    cache: bytes = NO_STORE
+    content_type: bytes = JSON
+    #: In cookie mode a page of another site could cause it, and must not.
+    guarded: bool = False
+    #: What takes the place of `request` in cookie mode.
+    request_by_cookie: type[msgspec.Struct] | None = None
+    #: Whether it stands in the OpenAPI document.
+    documented: bool = True
+    request_example: Mapping[str, Any] | None = None
+    response_example: Mapping[str, Any] | None = None
+
+    @cached_property
+    def base_headers(self) -> Headers:
+        return [(b"cache-control", self.cache), (b"x-content-type-options", b"nosniff")]
+
+    @cached_property
+    def decoder(self) -> msgspec.json.Decoder[Any]:
+        return msgspec.json.Decoder(self.request)
+
+    @cached_property
+    def may_be_empty(self) -> bool:
+        """Whether no body means that all of it is as by default."""
+        try:
+            self.decoder.decode(b"{}")
+        except msgspec.ValidationError:
+            return False
+        return True
+
+
+class PathApp:
+    """The ASGI application of one path: its endpoints by method."""
+
+    def __init__(self, site: Site, path: str | None, endpoints: Sequence[Endpoint]) -> None:
+        self._site = site
+        self._path = path
+        self._endpoints = {endpoint.method: endpoint for endpoint in endpoints}
+        allowed = [endpoint.method for endpoint in endpoints]
+        self._allowed = ", ".join(allowed + (["HEAD"] if "GET" in allowed else []))
+        #: An error without an endpoint looks like those of its neighbours.
+        self._oauth = any(endpoint.oauth for endpoint in endpoints)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        call = Call(scope, self._site, secrets.token_hex(8))
+        call.route = self._path
+        status, headers, body = await self._answer(call, receive)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+        self._site.observe(call, status, time.perf_counter() - started)
+
+    async def _answer(self, call: Call, receive: Receive) -> tuple[int, Headers, bytes]:
+        method = call.scope["method"]
+        endpoint = self._endpoints.get("GET" if method == "HEAD" else method)
+        try:
+            _demand_clean_url(call.scope["query_string"])
+            if endpoint is None:
+                return self._failed(call, self._no_endpoint())
+            result = await endpoint.handler(call, await _message(endpoint, call, receive))
+            return _succeeded(endpoint, call, result)
+        except errors.TokenctlError as error:
+            return self._failed(call, error)
+        except Exception:  # noqa: BLE001 - what is logged above us would have neither the id nor our format
+            _log.exception("a request failed", extra={"request_id": call.request_id})
+            return self._failed(call, errors.TokenctlError("internal error"))
+
+    def _no_endpoint(self) -> errors.TokenctlError:
+        if not self._endpoints:
+            return NoSuchRoute("there is nothing at this address; /docs lists what there is")
+        return MethodNotAllowed(f"this address takes {self._allowed}", allow=self._allowed)
+
+    def _failed(self, call: Call, error: errors.TokenctlError) -> tuple[int, Headers, bytes]:
+        oauth = self._oauth
+        status, body = problems.oauth_error(error) if oauth else problems.problem(error, call.request_id)
+        call.code = error.code
+        call.reason = error.facts.get("reason")
+        call.token_id = call.token_id or error.facts.get("token_id")
+        if status >= 500:
+            call.detail = error.message
+        headers: Headers = [
+            (b"content-type", JSON if oauth else PROBLEM),
+            (b"cache-control", NO_STORE),
+            (b"x-content-type-options", b"nosniff"),
+            (b"x-request-id", call.request_id.encode()),
+            (b"content-length", b"%d" % len(body)),
+            *problems.headers_for(error, under_oauth=oauth, retry_after=call.site.retry_after),
+        ]
+        return status, headers, body
+
+
+def _succeeded(endpoint: Endpoint, call: Call, result: Result) -> tuple[int, Headers, bytes]:
+    answer = result if isinstance(result, Answer) else Answer(result)
+    content, status = answer.content, answer.status or endpoint.status
+    body = content if isinstance(content, bytes) else b"" if content is None else msgspec.json.encode(content)
+    headers = [*endpoint.base_headers, *answer.headers, (b"x-request-id", call.request_id.encode())]
+    if status != 204:  # RFC 9110 §8.6: no Content-Length there
+        content_type = answer.content_type or endpoint.content_type
+        headers += [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
+    return status, headers, body
+
+
+# --- validating ----------------------------------------------------------------------------
+
+
+async def _message(endpoint: Endpoint, call: Call, receive: Receive) -> Any:
+    """The request's message. Raises what says where it is wrong, and never repeats what was sent."""
+    if endpoint.request is None:
+        return None
+    if endpoint.guarded:
+        call.site.demand_own_page(call)
+    body = await read_body(call, receive)
+    if endpoint.oauth:
+        form = read_form(call, body)
+        try:
+            return msgspec.convert(form, endpoint.request)
+        except msgspec.ValidationError as error:
+            raise _invalid(str(error)) from None
+    if not body and endpoint.may_be_empty:
+        body = b"{}"
+    else:
+        demand_json(call)
+    try:
+        return endpoint.decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise BadRequest("the body is no JSON object in UTF-8") from None
+
+
+# msgspec's messages: "Expected `str`, got `int` - at `$.password`", "Object missing required field `x`", …
+_AT = re.compile(r" - at `\$\.?([^`]*)`$")
+_QUOTED = re.compile(r"`([^`]*)`")
+#: A name that may be shown; anything else that was sent may be a secret in the wrong place.
+_NAME = re.compile(r"[a-z_]{1,40}")
+
+
+def _invalid(message: str) -> InvalidFields:
+    """Our words for msgspec's message: the field, and what is wrong with it."""
+    at = _AT.search(message)
+    place, said = (at.group(1), message[: at.start()]) if at else ("", message)
+    named = _QUOTED.findall(said)
+    if said.startswith("Object missing required field"):
+        place, said = named[0], "it is missing"
+    elif said.startswith("Object contains unknown field"):
+        place = named[0] if _NAME.fullmatch(named[0]) else "…"
+        said = "there is no such field here"
+    elif said.startswith("Expected `str` matching regex"):
+        said = "it has characters that are not allowed here"
+    elif "key in" in place:
+        place = ""
+    place = place if _NAME.fullmatch(place) else place and "…"
+    said = said.replace("`", "")[:200]
+    where = f"{place}: " if place else ""
+    return InvalidFields(f"{where}{said}", fields=[{"field": place, "message": said}])
+
+
+_TOKEN_IN_URL = re.compile(
+    rb"(?:^|&)(?:access_token|refresh_token|token)=|tkr1_|tks1_|eyJ[\w-]+\.", re.IGNORECASE
+)
+
+
+def _demand_clean_url(query: bytes) -> None:
+    """URLs end up in logs and histories (RFC 6750 §5.3, RFC 9700 §4.3.2): a token there is refused."""
+    if query and _TOKEN_IN_URL.search(query):
+        raise BadRequest(
+            "there is a token in the URL, where logs and histories keep it: send it in the body or in a"
+            " header, and revoke that one"
+        )

@@ -1,0 +1,71 @@
+"""The server's log: one JSON object a line on stderr, for each request and for what else happens.
+
+Owns the form of a line, and that no token or password reaches one: a request is logged by its route and its
+request id, never by its address, headers or body, and what looks like a token is masked wherever it stands.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from typing import Any
+
+import msgspec
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+_SECRET = re.compile(r"(tk[rms]1_|eyJ)[\w-]{8,}(?:\.[\w-]+)*")
+
+
+def configure(*, for_people: bool = False) -> None:
+    """Send everything, uvicorn's and Python's own logging included, through structlog to stderr."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+        if for_people
+        else structlog.processors.JSONRenderer(serializer=_json)
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            *([] if for_people else [structlog.processors.format_exc_info]),
+            _mask,
+            renderer,
+        ],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers, root.level = [handler], logging.INFO
+    # Its lines tell of itself; what matters of them is said by us.
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[*shared, renderer],
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        wrapper_class=structlog.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def _json(event: Any, **_: Any) -> str:
+    return msgspec.json.encode(event, enc_hook=str).decode()
+
+
+def _mask(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+    """In free text only: what a request's own line holds was chosen."""
+    for key in ("event", "exception"):
+        if isinstance(text := event.get(key), str):
+            event[key] = _SECRET.sub(r"\1…", text)
+    return event
+
+
+def request_logger() -> Any:
+    """What writes a request's line: straight to stderr, since it is on the way of every refresh."""
+    return structlog.get_logger("request")

@@ -1,0 +1,102 @@
+"""Group commit: while one batch of rotations commits, the next one fills.
+
+One thread owns the writing. It takes whatever has come in, hands it to `rotate_many` in one transaction, and
+answers the callers after the commit, all of a batch with one wake-up of the event loop. Which entry gets
+which answer is the service's business: a bad one never fails its neighbours there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from threading import Thread
+
+from tokenctl import RotateRequest, TokenctlError, TokenPair
+from tokenctl.errors import Busy
+
+#: Entries of one transaction: more gains nothing, and makes the first of them wait.
+MAX_BATCH = 128
+#: Entries that wait. At some thousand rotations a second this is well below a second of work.
+MAX_WAITING = 2048
+
+_log = logging.getLogger("tokenctl.rotations")
+_Result = TokenPair | TokenctlError
+_Entry = tuple[RotateRequest, "asyncio.Future[_Result]"]
+
+
+class Rotations:
+    """The queue in front of `rotate_many`; start it on the event loop that calls `rotate`."""
+
+    def __init__(
+        self,
+        rotate_many: Callable[[Sequence[RotateRequest]], list[_Result]],
+        *,
+        observe_batch: Callable[[int], object],
+        limit: int = MAX_WAITING,
+    ) -> None:
+        self._rotate_many = rotate_many
+        self._observe_batch = observe_batch
+        self._limit = limit
+        self._queue: SimpleQueue[_Entry | None] = SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._thread = Thread(target=self._write, name="rotations", daemon=True)
+        self._thread.start()
+
+    async def rotate(self, request: RotateRequest) -> TokenPair:
+        """The pair, once committed. Raises Busy at once when too many wait, and what `rotate` raises."""
+        if self._queue.qsize() >= self._limit:
+            raise Busy("too many refreshes are waiting")
+        future: asyncio.Future[_Result] = self._loop.create_future()
+        self._queue.put((request, future))
+        result = await future
+        if isinstance(result, TokenctlError):
+            raise result
+        return result
+
+    async def close(self) -> None:
+        """Finish what waits, and end the thread."""
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    # --- on the thread ---
+
+    def _write(self) -> None:
+        while (batch := self._next_batch()) is not None:
+            self._observe_batch(len(batch))
+            try:
+                results = self._rotate_many([request for request, _ in batch])
+            except TokenctlError as error:
+                results = [error] * len(batch)
+            except Exception as error:  # noqa: BLE001 - a bug costs this batch its answers, not the server its thread
+                _log.exception("a batch of rotations failed")
+                results = [_internal(error)] * len(batch)
+            self._loop.call_soon_threadsafe(_answer, batch, results)
+
+    def _next_batch(self) -> list[_Entry] | None:
+        """What waits, at most MAX_BATCH; None when it is time to end."""
+        first = self._queue.get()
+        if first is None:
+            return None
+        batch = [first]
+        while len(batch) < MAX_BATCH:
+            try:
+                entry = self._queue.get_nowait()
+            except Empty:
+                break
+            if entry is None:
+                self._queue.put(None)
+                break
+            batch.append(entry)
+        return batch
+
+
+def _internal(error: Exception) -> TokenctlError:
+    return TokenctlError(f"{type(error).__name__} in a batch of rotations")
+
+
+def _answer(batch: list[_Entry], results: list[_Result]) -> None:
+    for (_, future), result in zip(batch, results, strict=True):
+        if not future.done():  # its caller may be gone
+            future.set_result(result)

@@ -1,0 +1,169 @@
+"""Running the application: the socket, uvicorn, the signals, and what systemd is told.
+
+Owns what an address may be (nothing in plain text beyond this machine, unless a proxy is said to be in front)
+and the order of start and stop. Returns when the server has stopped: what was in flight is answered, what was
+acknowledged is committed, the database is closed.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tokenctl.errors import AddressUnavailable, ConfigInvalid
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from tokenctl import Settings
+
+#: How long a stop waits for what is in flight (s).
+GRACEFUL_STOP = 30
+#: Longer than the usual proxy keeps an idle connection, so that the proxy is the one that closes it (s).
+_KEEP_ALIVE = 75
+#: Bytes of one request in all, headers included: nobody needs a tenth, and nothing else bounds the headers.
+_MAX_REQUEST = 262_144
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's, with an end to what one request may make us hold."""
+
+    _taken = 0
+
+    def data_received(self, data: bytes) -> None:
+        self._taken += len(data)
+        if self._taken > _MAX_REQUEST:
+            self.transport.abort()
+            return
+        super().data_received(data)
+
+    def on_message_complete(self) -> None:
+        self._taken = 0
+        super().on_message_complete()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, which tells others when it begins and when it stops."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # What is loaded by now stays: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        self._ready()
+        notify("READY=1")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        notify("STOPPING=1")
+        await super().shutdown(sockets)
+
+
+def listen(settings: Settings) -> tuple[socket.socket, str]:
+    """The bound socket, and its address as seen from here. Raises ConfigInvalid, AddressUnavailable."""
+    _demand_safe_address(settings)
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        bound = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise AddressUnavailable(
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}",
+            hint="choose another one with --host and --port",
+        ) from None
+    host = f"[{settings.host}]" if family == socket.AF_INET6 else settings.host
+    return bound, f"{'https' if settings.tls_cert else 'http'}://{host}:{bound.getsockname()[1]}"
+
+
+def demand_issuer(settings: Settings) -> None:
+    """Raises ConfigInvalid unless the issuer is an address that a client may find us at (RFC 8414 §2)."""
+    parts = urlsplit(settings.issuer)
+    hint = "--issuer https://auth.example, the address that clients use"
+    if parts.scheme not in ("https", "http") or not parts.netloc or parts.query or parts.fragment:
+        raise ConfigInvalid(
+            f"the issuer {settings.issuer} is no address of this server: every access token would name it",
+            hint=hint,
+        )
+    if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+        raise ConfigInvalid(
+            f"the issuer {settings.issuer} is plain http, which carries every token in the clear", hint=hint
+        )
+
+
+def run(
+    app: ASGIApp,
+    bound: socket.socket,
+    settings: Settings,
+    *,
+    ready: Callable[[], None],
+) -> None:
+    """Serve until SIGTERM or SIGINT; a second one ends it at once."""
+    config = uvicorn.Config(
+        app,
+        http=_Protocol,
+        loop="auto",
+        ws="none",
+        interface="asgi3",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=GRACEFUL_STOP,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
+        **_tls(settings),
+    )
+    # uvicorn raises the signal again once all is closed, for whoever would still have to act on it.
+    with suppress(KeyboardInterrupt):
+        _Server(config, ready).run([bound])
+
+
+def notify(state: str) -> None:
+    """Tell systemd, when it started us (sd_notify(3))."""
+    if not (address := os.environ.get("NOTIFY_SOCKET")):
+        return
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
+        out.sendto(state.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)
+
+
+def _tls(settings: Settings) -> dict[str, Any]:
+    if settings.tls_cert is None:
+        return {}
+    return {"ssl_certfile": settings.tls_cert, "ssl_keyfile": settings.tls_key}
+
+
+def _demand_safe_address(settings: Settings) -> None:
+    files: Sequence[str | None] = (settings.tls_cert, settings.tls_key)
+    if None in files and any(files):
+        raise ConfigInvalid("tls_cert and tls_key go together", hint="give both, or neither")
+    for file in files:
+        if file is not None and not os.access(file, os.R_OK):
+            raise ConfigInvalid(f"{Path(file)} cannot be read", hint="check its path and its mode")
+    if settings.tls_cert is None and not settings.behind_proxy and not _is_loopback(settings.host):
+        raise ConfigInvalid(
+            f"{settings.host} is not only this machine, and without TLS every token would cross the network "
+            "in the clear",
+            hint="--tls-cert and --tls-key, or --behind-proxy when a proxy in front speaks TLS",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

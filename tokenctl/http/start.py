@@ -1,0 +1,65 @@
+"""Putting a server together: service, site, application, and in development what belongs to that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.routing import Route
+
+from tokenctl import TokenService
+from tokenctl.errors import ConfigInvalid
+from tokenctl.http import dev as development
+from tokenctl.http import logs
+from tokenctl.http.app import make_app
+from tokenctl.http.pools import hashing_executor
+from tokenctl.http.server import demand_issuer, run
+from tokenctl.http.site import Site
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from tokenctl import Settings
+
+
+def serve(
+    settings: Settings, bound: socket.socket, *, dev: bool, actor: str, ready: Callable[[], None]
+) -> None:
+    """Serve on a bound socket until a signal ends it; `ready` is called when it answers.
+
+    Raises ConfigInvalid, and what opening the database and its key raises.
+    """
+    logs.configure(for_people=dev)
+    hashing = hashing_executor()
+    demand_issuer(settings)
+    if not dev:
+        service = TokenService(settings, hashing=hashing, actor=actor)
+        try:
+            _demand_real_use(service)
+            service.keys.current()  # a missing key is found now, and not by the first login
+            app = make_app(Site(service, hashing))
+        except BaseException:
+            service.close()
+            raise
+        run(app, bound, settings, ready=ready)
+        return
+    service, clock = development.open_service(settings, hashing, actor=actor)
+    site = Site(service, hashing, dev=True)
+    controls = development.Controls(clock)
+    stream = Route("/dev/events", development.EventStream(site))
+    app = controls.around(make_app(site, controls.endpoints(), [stream]))
+    run(app, bound, settings, ready=ready)
+
+
+def _demand_real_use(service: TokenService) -> None:
+    name = service.settings.database
+    if service.is_sample:
+        raise ConfigInvalid(
+            f"{name} is the sample database: its key is public, so that anybody could make its tokens",
+            hint="tokenctl init --database own.db, or serve --dev",
+        )
+    if service.is_development:
+        raise ConfigInvalid(
+            f"{name} was made by --dev: it has a user whose password everybody knows",
+            hint="tokenctl init --database own.db, or serve --dev",
+        )

@@ -1,0 +1,111 @@
+"""The handlers for whoever runs the server: health, metrics, and the documentation from local files."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenctl.errors import DatabaseError
+from tokenctl.http import messages
+from tokenctl.http.endpoint import Answer, Endpoint
+from tokenctl.http.problems import NoSuchRoute
+
+if TYPE_CHECKING:
+    from tokenctl.http.call import Call
+
+_SWAGGER = Path(__file__).with_name("swagger")
+_TYPES = {
+    ".html": b"text/html; charset=utf-8",
+    ".js": b"text/javascript; charset=utf-8",
+    ".css": b"text/css; charset=utf-8",
+    ".png": b"image/png",
+}
+# Swagger UI sets styles from its script; everything else comes from this server or not at all.
+_POLICY = (
+    b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    b"connect-src 'self'; font-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+async def healthz(_call: Call, _: None) -> messages.Health:
+    """Whether the process answers. Asks nothing of the database."""
+    return messages.Health(status="ok")
+
+
+async def readyz(call: Call, _: None) -> messages.Health:
+    """Whether the database can be reached and has the schema of this release; else 503."""
+    await call.site.database.run(call.site.service.ready)
+    return messages.Health(status="ok")
+
+
+async def metrics(call: Call, _: None) -> Answer:
+    """Counters and histograms in the text format of Prometheus."""
+    return Answer(call.site.metrics.render())
+
+
+async def documentation(call: Call, _: None) -> Answer:
+    """Swagger UI from files of this package."""
+    name = call.path_params.get("file", "index.html")
+    content = _file(name)
+    return Answer(content, [(b"content-security-policy", _POLICY)], content_type=_TYPES[Path(name).suffix])
+
+
+@lru_cache
+def _file(name: str) -> bytes:
+    # A name from a list, so that no path can lead out of the directory.
+    for path in _SWAGGER.iterdir():
+        if path.name == name and path.suffix in _TYPES:
+            return path.read_bytes()
+    raise NoSuchRoute("there is no such file of the documentation")
+
+
+_CACHED = b"public, max-age=3600"
+
+ENDPOINTS = (
+    Endpoint(
+        method="GET",
+        path="/healthz",
+        handler=healthz,
+        summary="Alive?",
+        tag="system",
+        response=messages.Health,
+        response_example={"status": "ok"},
+    ),
+    Endpoint(
+        method="GET",
+        path="/readyz",
+        handler=readyz,
+        summary="Ready to answer?",
+        tag="system",
+        response=messages.Health,
+        errors=(DatabaseError,),
+        response_example={"status": "ok"},
+    ),
+    Endpoint(
+        method="GET",
+        path="/metrics",
+        handler=metrics,
+        summary="Prometheus metrics",
+        tag="system",
+        content_type=b"text/plain; version=0.0.4; charset=utf-8",
+    ),
+    Endpoint(
+        method="GET",
+        path="/docs",
+        handler=documentation,
+        summary="Swagger UI",
+        tag="system",
+        cache=_CACHED,
+        documented=False,
+    ),
+    Endpoint(
+        method="GET",
+        path="/docs/{file}",
+        handler=documentation,
+        summary="A file of Swagger UI",
+        tag="system",
+        cache=_CACHED,
+        documented=False,
+    ),
+)
