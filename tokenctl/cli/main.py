@@ -90,9 +90,9 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 # Where JSON was asked for, in arguments joined by NUL: read from them bare, as they may be what is wrong.
 _WANTS_JSON = re.compile(r"(?:^|\0)(?:--json|--output[=\0]jsonl?|-[qy]*o\0?jsonl?)(?:\0|$)")
 
-# A refresh token string, a client's secret or a master key that somebody put into argv: it must not reach
-# a log through us.
-_SECRET = re.compile(r"(tk[rms]1_)[A-Za-z0-9_-]{8,}")
+# A refresh token string, a client's secret or a master key that somebody put into argv: not even its
+# beginning, which some messages repeat, must reach a log through us.
+_SECRET = re.compile(r"(tk[rms]1_)[A-Za-z0-9_-]+")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -102,14 +102,8 @@ def demand_issuer(settings: Settings) -> None:
         )
 
 
-def run(
-    app: ASGIApp,
-    bound: socket.socket,
-    settings: Settings,
-    *,
-    ready: Callable[[], None],
-) -> None:
-    """Serve until SIGTERM or SIGINT; a second one ends it at once."""
+def make_server(app: ASGIApp, settings: Settings, *, ready: Callable[[], None]) -> uvicorn.Server:
+    """uvicorn, set up; `ready` is called on its event loop when it answers."""
     config = uvicorn.Config(
         app,
         http=_Protocol,
@@ -126,9 +120,14 @@ def run(
         forwarded_allow_ips=list(settings.trusted_proxies),
         **_tls(settings),
     )
+    return _Server(config, ready)
+
+
+def run(server: uvicorn.Server, bound: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT; a second one ends it at once."""
     # uvicorn raises the signal again once all is closed, for whoever would still have to act on it.
     with suppress(KeyboardInterrupt):
-        _Server(config, ready).run([bound])
+        server.run([bound])
 
 
 def notify(state: str) -> None:

@@ -12,7 +12,7 @@ from tokenctl.http import dev as development
 from tokenctl.http import logs
 from tokenctl.http.app import make_app
 from tokenctl.http.pools import hashing_executor
-from tokenctl.http.server import demand_issuer, run
+from tokenctl.http.server import demand_issuer, make_server, run
 from tokenctl.http.site import Site
 
 if TYPE_CHECKING:
@@ -41,14 +41,14 @@ def serve(
         except BaseException:
             service.close()
             raise
-        run(app, bound, settings, ready=ready)
+        run(make_server(app, settings, ready=ready), bound)
         return
     service, clock = development.open_service(settings, hashing, actor=actor)
     site = Site(service, hashing, dev=True)
     controls = development.Controls(clock)
     stream = Route("/dev/events", development.EventStream(site))
     app = controls.around(make_app(site, controls.endpoints(), [stream]))
-    run(app, bound, settings, ready=ready)
+    run(make_server(app, settings, ready=ready), bound)
 
 
 def _demand_real_use(service: TokenService) -> None:
