@@ -190,9 +190,9 @@ def rotate_keys(
 ) -> None:
     """Make a new signing key. Running servers take it up by themselves.
 
-    It signs 10 minutes from now, when everybody who verifies has its public half, and the older keys verify
-    for a day longer: nobody notices. With --at-once the access tokens that are out are refused within 5 s,
-    and by others when their copy of the JWKS ends. Refresh tokens stay good either way.
+    It signs 10 minutes from now, when everybody who verifies has its public half. The older keys verify for
+    a day longer, so that nobody notices. With --at-once the access tokens that are out are refused within
+    5 s, and by others when their copy of the JWKS ends. Refresh tokens stay good either way.
     """
     run.out.expect(_ROTATED)
     service = run.service

@@ -205,7 +205,11 @@ async def end_session(call: Call, _: None) -> None:
     site = call.site
     access = await site.access(call)
     await site.database.run(
-        site.service.end_session, access.user_id, call.path_params["id"], actor=access.user_name
+        site.service.end_session,
+        access.user_id,
+        call.path_params["id"],
+        actor=access.user_name,
+        context=call.context,
     )
     site.metrics.revoked(1)
 
@@ -217,6 +221,7 @@ async def change_password(call: Call, body: messages.ChangePassword) -> None:
     """
     site = call.site
     access = await site.access(call)
+    context = call.context
     site.throttle.attempt(access.user_name, call.ip)
     try:
         done = await site.logins.run(
@@ -225,6 +230,7 @@ async def change_password(call: Call, body: messages.ChangePassword) -> None:
             body.current_password,
             body.new_password,
             keep=access.token_id,
+            context=context,
         )
     except WrongPassword:
         site.throttle.address_failed(call.ip)

@@ -9,7 +9,7 @@ import binascii
 import re
 from base64 import b64decode
 from collections.abc import Mapping
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote_plus
 
@@ -27,6 +27,8 @@ MAX_BODY = 8192
 #: Of a body that is too large, so much is read before the answer: a client that still sends would not see it.
 _MAX_DRAINED = 131_072
 _MAX_FIELDS = 64
+#: Bytes of a user agent or a device that are looked at: more than is kept, and less than could fill the memory.
+_MAX_CONTEXT = 1024
 _JSON = re.compile(rb"application/json(?:;\s*charset=\"?utf-8\"?)?", re.IGNORECASE)
 _FORM = re.compile(rb"application/x-www-form-urlencoded(?:;\s*charset=\"?utf-8\"?)?", re.IGNORECASE)
 
@@ -38,6 +40,8 @@ class Call:
         self.scope = scope
         self.site = site
         self.request_id = request_id
+        #: Header fields by lower-case name; of a repeated one the last.
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
         #: The template of the route, such as /auth/sessions/{id}; the path itself may hold anything.
         self.route: str | None = None
         self.code: str | None = None
@@ -47,11 +51,6 @@ class Call:
         self.client_id: str | None = None
         #: Of a failure that is ours: for the log, never for the caller.
         self.detail: str | None = None
-
-    @cached_property
-    def headers(self) -> dict[bytes, bytes]:
-        """Header fields by lower-case name; of a repeated one the last."""
-        return dict(self.scope["headers"])
 
     @property
     def path_params(self) -> Mapping[str, str]:
@@ -68,7 +67,10 @@ class Call:
     def context(self) -> Context:
         """Address, user agent and device, cleaned. Raises InvalidInput for a device of a wrong form."""
         headers = self.headers
-        return _context(self.ip, headers.get(b"user-agent", b""), headers.get(b"tokenctl-device"))
+        device = headers.get(b"tokenctl-device")
+        if device is not None:
+            device = device[:_MAX_CONTEXT]
+        return _context(self.ip, headers.get(b"user-agent", b"")[:_MAX_CONTEXT], device)
 
     def bearer(self) -> str:
         """The access token of RFC 6750 §2.1. Raises CredentialsMissing."""
@@ -91,7 +93,9 @@ class Call:
             text = b64decode(encoded.strip(), validate=True).decode()
         except (binascii.Error, ValueError):
             raise ClientRefused("the Basic credentials cannot be decoded") from None
-        client_id, _, secret = text.partition(":")
+        client_id, colon, secret = text.partition(":")
+        if not colon:
+            raise ClientRefused("the Basic credentials have no colon")
         return unquote_plus(client_id), unquote_plus(secret)
 
 
@@ -109,14 +113,15 @@ def _context(ip: str | None, user_agent: bytes, device: bytes | None) -> Context
 
 async def read_body(call: Call, receive: Receive) -> bytes:
     """The whole body. Raises TooLarge above MAX_BODY, BadRequest when the client went away."""
+    # First of all: whoever announces so much may wait for our answer before sending it.
+    length = call.headers.get(b"content-length", b"")
+    if length.isdigit() and int(length) > _MAX_DRAINED:
+        raise _too_large()
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body", False):
         body: bytes = message.get("body", b"")  # by far the most: all of it came at once
         if len(body) <= MAX_BODY:
             return body
-        raise _too_large()
-    length = call.headers.get(b"content-length", b"")
-    if length.isdigit() and int(length) > _MAX_DRAINED:
         raise _too_large()
     parts, size = [], 0
     while True:
@@ -137,7 +142,8 @@ async def read_body(call: Call, receive: Receive) -> bytes:
 
 def demand_json(call: Call) -> None:
     """Raises UnsupportedType for a body that does not say that it is JSON."""
-    if not _JSON.fullmatch(call.headers.get(b"content-type", b"")):
+    content_type = call.headers.get(b"content-type", b"")
+    if content_type != b"application/json" and not _JSON.fullmatch(content_type):
         raise UnsupportedType("the body must be JSON: Content-Type: application/json")
 
 

@@ -41,7 +41,7 @@ Scope = Annotated[
 ]
 # A string of another form is refused like any wrong one: its form is nobody's business but ours.
 RefreshToken = Annotated[str, Meta(min_length=1, max_length=4096, description="The refresh token's string.")]
-Token = Annotated[str, Meta(min_length=1, max_length=8192, description="An access token or a refresh token.")]
+Token = Annotated[str, Meta(min_length=1, description="An access token or a refresh token.")]
 Seconds = Annotated[int, Meta(ge=0, description="Seconds.")]
 Instant = Annotated[int, Meta(ge=0, description="Seconds since the epoch (UTC).")]
 UserId = Annotated[str, Meta(pattern="^usr_[0-9a-f]{32}$")]
@@ -170,7 +170,7 @@ class Sessions(Struct):
 class TokenRequest(Struct):
     """RFC 6749 §6. `client_secret` is for clients that have one."""
 
-    grant_type: str
+    grant_type: Annotated[str, Meta(min_length=1)]
     refresh_token: str | None = None
     scope: str | None = None
     client_id: str | None = None
@@ -180,7 +180,7 @@ class TokenRequest(Struct):
 class RevocationRequest(Struct):
     """RFC 7009 §2.1."""
 
-    token: str
+    token: Token
     token_type_hint: str | None = None
     client_id: str | None = None
     client_secret: str | None = None
@@ -189,7 +189,7 @@ class RevocationRequest(Struct):
 class IntrospectionRequest(Struct):
     """RFC 7662 §2.1; the client's secret here, or in `Authorization: Basic`."""
 
-    token: str
+    token: Token
     token_type_hint: str | None = None
     client_id: str | None = None
     client_secret: str | None = None
@@ -291,4 +291,6 @@ class OAuthError(Struct):
 
 
 class Health(Struct):
+    """All is well; what is not well is a problem with 503."""
+
     status: Literal["ok"]

@@ -48,8 +48,12 @@ def document(
     _, components = msgspec.json.schema_components(
         sorted(types, key=lambda t: t.__name__), ref_template=_REFS
     )
+    for schema in components.values():
+        schema["description"] = _plain(schema.get("description", ""))
     paths: dict[str, dict[str, Any]] = defaultdict(dict)
     for endpoint in shown:
+        if endpoint.oauth and endpoint.request is not None:
+            _drop_null(components[endpoint.request.__name__])
         paths[endpoint.path][endpoint.method.lower()] = _operation(endpoint, cookies)
     schemes: dict[str, Any] = {
         "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
@@ -77,6 +81,16 @@ def document(
 def _types(endpoints: Iterable[Endpoint]) -> set[type[msgspec.Struct]]:
     both = {kind for endpoint in endpoints for kind in (endpoint.request, endpoint.response)}
     return {kind for kind in both if kind is not None}
+
+
+def _drop_null(form: dict[str, Any]) -> None:
+    """A form has no null: what may be left out is text, and an empty one counts as left out."""
+    for schema in form["properties"].values():
+        for choice in schema.pop("anyOf", ()):
+            if choice != {"type": "null"}:
+                schema.update(choice)
+        if schema.get("default", "") is None:
+            del schema["default"]
 
 
 def _operation(endpoint: Endpoint, cookies: bool) -> dict[str, Any]:
@@ -174,7 +188,8 @@ def _error_response(
 
 def _example(error: type[errors.TokenctlError], oauth: bool) -> Any:
     """The body as `problems` makes it, for an error whose message is the first line of its docstring."""
-    said = (inspect.getdoc(error) or error.__name__).partition("\n")[0]
+    # Not `inspect.getdoc(error)`: that is the parent's for one that needs no words beside its name.
+    said = (error.__doc__ or error.code.replace(".", " ").replace("_", " ")).partition("\n")[0]
     # Not `error(said)`: some take their facts by position.
     made = error.__new__(error)
     errors.TokenctlError.__init__(made, _plain(said))

@@ -31,10 +31,14 @@ class InvalidFields(BadRequest):
 
 
 class TooLarge(errors.TokenctlError):
+    """The body is larger than anything that is needed here."""
+
     code = "request.too_large"
 
 
 class UnsupportedType(errors.TokenctlError):
+    """The body is of another media type than this route takes."""
+
     code = "request.unsupported_type"
 
 
@@ -63,6 +67,8 @@ class CurrentPasswordWrong(errors.WrongPassword):
 
 
 class GrantTypeUnsupported(errors.TokenctlError):
+    """Another grant than refresh_token."""
+
     code = "grant_type.unsupported"
 
 

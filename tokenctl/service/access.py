@@ -165,7 +165,7 @@ def _live_login(runtime: Runtime, connection: Connection, claims: AccessClaims) 
 # --- ending ----------------------------------------------------------------------------------
 
 
-def end_session(runtime: Runtime, user_id: str, token_id: str, *, actor: str, context: Context) -> None:
+def end_session(runtime: Runtime, user_id: str, token_id: str, *, actor: str, context: Context) -> bool:
     """See `TokenService.end_session`."""
     user_id, actor = ids.parse_user_id(user_id), runtime.who(actor)
     unknown = TokenNotFound("the user has no such login")  # never whether somebody else has
@@ -177,7 +177,8 @@ def end_session(runtime: Runtime, user_id: str, token_id: str, *, actor: str, co
         row = tokens.get(connection, token_id)
         if row is None or row.user_id != user_id:
             raise unknown
-        _end(connection, row, now=runtime.clock(), reason="session ended", actor=actor, context=context)
+        now = runtime.clock()
+        return bool(_end(connection, row, now=now, reason="session ended", actor=actor, context=context))
 
 
 def logout(

@@ -323,12 +323,12 @@ class TokenService:
 
     # --- ending ------------------------------------------------------------------------------
 
-    def end_session(self, user_id: str, token_id: str, *, actor: str, context: Context = NO_CONTEXT) -> None:
-        """Revoke one of the user's own logins; nothing happens to a dead one.
+    def end_session(self, user_id: str, token_id: str, *, actor: str, context: Context = NO_CONTEXT) -> bool:
+        """Revoke one of the user's own logins; False when it was dead already.
 
         Raises TokenNotFound, alike for another user's login, an unknown and a malformed id; InvalidInput.
         """
-        access.end_session(self._runtime, user_id, token_id, actor=actor, context=context)
+        return access.end_session(self._runtime, user_id, token_id, actor=actor, context=context)
 
     def logout(
         self,
