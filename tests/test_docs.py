@@ -8,9 +8,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -22,9 +25,20 @@ _CONSOLE = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.DOTALL | re.MULTILIN
 _PYTHON = re.compile(r"(?<=^```python\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)
 _SAMPLE_NOTE = re.compile(r"^this is the sample database: .*\n", re.MULTILINE)
 
+
+def _about(match: re.Match[str]) -> str:
+    """A duration in seconds, rounded to a minute: a test may be slow."""
+    return f'"{match[1]}":{round(int(match[2]) / 60)} min'
+
+
 #: What differs from run to run: strings, ids, keys, times of day, durations.
-_VARIES = [
+_VARIES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"tkr1_[\w-]{84}"), "tkr1_…"),
+    (re.compile(r"tks1_[\w-]{43}"), "tks1_…"),
+    (re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+"), "eyJ…"),
+    (re.compile(r'"(request_id)":"[0-9a-f]{16}"'), r'"\1":"…"'),
+    (re.compile(r'"(created_at|last_used_at|expires_at|iat|exp|now|offset)":\d+'), r'"\1":…'),
+    (re.compile(r'"(expires_in|refresh_expires_in)":(\d+)'), _about),
     (re.compile(r"(rt|usr)_[0-9a-f]{32}"), r"\1_…"),
     (re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)"), "<time>"),
     (re.compile(r'"seconds": [\d.]+'), '"seconds": …'),
@@ -47,6 +61,18 @@ def test_readme_shows_what_the_commands_print(tmp_path: Path) -> None:
         README.write_text(played, encoding="utf-8")
         return
     assert shell.commands > 20
+    assert _masked(played) == _masked(text)
+
+
+def test_the_page_on_http_shows_what_the_server_answers(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "http.md"
+    text = page.read_text(encoding="utf-8")
+    with _Server(tmp_path) as shell:
+        played = _CONSOLE.sub(lambda block: shell.play(block.group()), text)
+    if os.environ.get("TOKENCTL_UPDATE_DOCS") and _masked(played) != _masked(text):
+        page.write_text(played, encoding="utf-8")
+        return
+    assert shell.commands > 15
     assert _masked(played) == _masked(text)
 
 
@@ -116,6 +142,46 @@ class _Shell:
         output = "".join(f"{line.rstrip()}\n" for line in _SAMPLE_NOTE.sub("", done.stdout).splitlines())
         assert "Traceback" not in output
         return f"$ {command}\n{output}"
+
+
+class _Server(_Shell):
+    """A shell in which `tokenctl serve --dev` goes on in the background, on a free port in place of 8460."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        del self._environment["TOKENCTL_DATABASE"]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = str(probe.getsockname()[1])
+        self._server: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._server is not None:
+            self._server.terminate()
+            self._server.communicate()
+            assert self._server.returncode == 0
+
+    def _run(self, command: str) -> str:
+        if command == "tokenctl serve --dev":
+            return f"$ {command}\n{self._serve()}"
+        return super()._run(command.replace("8460", self._port)).replace(self._port, "8460")
+
+    def _serve(self) -> str:
+        self._server = subprocess.Popen(
+            [str(self._directory / "bin" / "tokenctl"), "serve", "--dev", "--port", self._port],
+            cwd=self._directory,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self._server.stdout is not None
+        card = [self._server.stdout.readline() for _ in range(4)]
+        return "".join(card).replace(self._port, "8460")
 
 
 def _masked(text: str) -> str:

@@ -71,6 +71,7 @@ CASES = [
     Case("revoke-unknown", f"revoke {UNKNOWN}", formats=("table", "json")),
     Case("revoke-dry-run", "revoke --user olga --dry-run"),
     Case("purge", "purge"),
+    Case("serve-refused", "serve --port 0", formats=("table", "json")),
     Case("purge-dry-run", "purge --dry-run --retention 0s", formats=("table", "json")),
     Case("user-create", "user create zoe --no-password"),
     Case("user-list", "user list"),
@@ -81,9 +82,14 @@ CASES = [
     Case("user-delete", "user delete olga --yes"),
     Case("user-passwd", "user passwd olga --yes --password-stdin", input=f"{PASSWORD}\n"),
     Case("client-create", "client create tv"),
+    Case("client-create-introspect", "client create api --introspect"),
+    Case("client-create-introspect-fields", "client create api --introspect --fields id", formats=("table",)),
     Case("client-list", "client list"),
     Case("client-delete", "client delete unused"),
     Case("keys-list", "keys list"),
+    Case("keys-rotate", "keys rotate"),
+    Case("keys-rotate-at-once", "keys rotate --at-once --yes --algorithm RS256", formats=("table", "json")),
+    Case("keys-rotate-unconfirmed", "keys rotate --at-once", formats=("table", "json")),
     Case("audit-tail", "audit tail -n 14"),
     Case("db-upgrade", "db upgrade"),
     Case("db-restored", "db restored --yes"),
@@ -163,6 +169,7 @@ def _masked(text: str, ids: set[str], *, durations: bool) -> str:
     """Without what differs from run to run; as wide as before, so that a table keeps its form."""
     text = re.sub(r"\beyJ[\w-]+\.[\w-]+\.[\w-]+", "(access token)", text)
     text = re.sub(r"\btkr1_[\w-]{84}", "tkr1_" + "x" * 84, text)
+    text = re.sub(r"\btks1_[\w-]{43}", "tks1_" + "x" * 43, text)
     text = re.sub(r"\b(rt|usr)_[0-9a-f]{32}\b", lambda m: m[0] if m[0] in ids else f"{m[1]}_{'x' * 32}", text)
     text = re.sub(r"(?<![\w-])[\w-]{43}(?![\w-])", lambda m: m[0] if m[0] == KID else "x" * 43, text)
     # The sample's clock stands only until a command starts. Its own instants are whole seconds.

@@ -135,6 +135,8 @@ def test_debug_shows_a_traceback_without_local_variables() -> None:
         ["thing", "list", "--count", SECRET],
         ["thing", "list", SECRET],
         ["config", SECRET.replace("tkr1", "tkm1")],
+        ["boom", "InvalidInput", f"no {SECRET.replace('tkr1', 'tks1')}"],
+        ["boom", "KeyError", SECRET.replace("tkr1", "tks1"), "--debug"],
     ],
 )
 def test_a_token_string_in_argv_is_never_repeated(argv: list[str]) -> None:

@@ -1,7 +1,7 @@
 """Known secrets are put in at every door, and looked for behind every other one.
 
-Passwords, whole token strings, the 16 bytes inside them and the master key: none may reach a stream that was
-not asked to show it, an audit event, or a byte of the database (ASVS 16.2.5).
+Passwords, whole token strings, the 16 bytes inside them, clients' secrets and the master key: none may reach
+a stream that was not asked to show it, an audit event, or a byte of the database (ASVS 16.2.5).
 """
 
 from __future__ import annotations
@@ -51,6 +51,10 @@ def secret_of(string: str) -> bytes:
     return parse_unverified(string).secret
 
 
+def client_bytes(secret: str) -> bytes:
+    return base64.urlsafe_b64decode(secret.removeprefix("tks1_") + "=")
+
+
 @dataclass
 class Walk:
     """What was run, and what must not show."""
@@ -59,6 +63,7 @@ class Walk:
     place: Path
     shown: list[tuple[str, str]] = field(default_factory=list)
     strings: list[str] = field(default_factory=list)
+    clients: list[str] = field(default_factory=list)
 
     def __call__(
         self,
@@ -91,6 +96,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
             keeper.execute("SELECT count(*) FROM events").fetchone()
             _users(walk)
             _tokens(walk)
+            _clients(walk)
             _keys(walk)
             # Now, as the last one to close it empties it.
             (place / "wal").write_bytes((place / "tokenctl.db-wal").read_bytes())
@@ -143,6 +149,25 @@ def _tokens(walk: Walk) -> None:
     assert walk("inspect", parse_unverified(third).token_id, "--json").returncode == 0
 
 
+def _clients(walk: Walk) -> None:
+    """Their secrets come out at one door each, which is not looked at."""
+    plain = walk.warm("client", "create", "api", "--introspect", cwd=walk.place)
+    data = walk.warm("client", "create", "api2", "--introspect", "--json", "--debug", cwd=walk.place)
+    walk.shown += [("stderr of client create", done.stderr) for done in (plain, data)]
+    walk.clients += [plain.stdout.strip(), json.loads(data.stdout)["secret"]]
+    for argv in (["client", "list"], ["client", "list", "--json"], ["audit", "tail", "-o", "jsonl"]):
+        assert walk(*argv).returncode == 0
+    for secret in walk.clients:
+        assert walk("client", "create", secret, "--debug").returncode == 2
+        assert walk("client", "create", "api3", secret, "--debug").returncode == 2
+        walk("create-user", secret, "--no-password", "--debug")
+        walk("issue", "--user", "ada", "--client", secret, "--debug")
+        walk("issue", "--user", "ada", "--scope", secret, "--debug")
+        walk("inspect", secret, "--debug")
+        walk("revoke", "-", "--yes", "--reason", secret, "--debug", input=walk.strings[0])
+    assert walk("issue", "--user", "ada", "--client", "api", "--debug").returncode == 2
+
+
 def _keys(walk: Walk) -> None:
     key = master_text(walk)
     for value in (key, key[:-1], key[:-2] + "zz"):
@@ -160,6 +185,8 @@ def _keys(walk: Walk) -> None:
     url = f"postgresql://tokenctl:{PASSWORDS[2]}@localhost/x"
     assert walk("list", "--all", "--database", url, "--debug").returncode == 2
     assert walk("config", "--database", url).returncode == 0
+    assert walk("keys", "rotate", "--json", "--debug").returncode == 0
+    assert walk("keys", "rotate", "--at-once", "--yes", "--debug").returncode == 0
     for argv in (["keys", "list", "--json"], ["doctor"], ["db", "check"], ["db", "upgrade"], ["init"]):
         walk(*argv)
 
@@ -175,6 +202,9 @@ def canaries(walk: Walk) -> list[tuple[str, bytes]]:
     # All but its last characters: some of the cases give a key that lacks them.
     found.append(("the master key's text", master_text(walk)[5:-3].encode()))
     found += [("the master key", spelt) for spelt in spellings(parse_master_key(master_text(walk)))]
+    for secret in walk.clients:
+        found += [("a client's secret", secret[5:-3].encode())]
+        found += [("a client's secret", spelt) for spelt in spellings(client_bytes(secret))]
     for string in dict.fromkeys(walk.strings):
         found.append(("a string's end, with its MAC", string[-30:-4].encode()))
         found += [("a string's secret", spelt) for spelt in spellings(secret_of(string))]
@@ -193,6 +223,9 @@ def test_the_walk_has_its_canaries(walk: Walk, canaries: list[tuple[str, bytes]]
         "a string's end, with its MAC",
     }
     assert found_in(master_text(walk).encode(), canaries) == {"the master key's text", "the master key"}
+    assert len(set(walk.clients)) == 2
+    for secret in walk.clients:
+        assert found_in(secret.encode(), canaries) == {"a client's secret"}
     for spelt in spellings(b"sixteen bytes!!!"):
         assert len(spelt) >= 16
     wrapped = base64.b64encode(b"xy" + b"sixteen bytes!!!" + b"z")
@@ -205,6 +238,7 @@ def test_no_secret_is_shown(walk: Walk, canaries: list[tuple[str, bytes]]) -> No
         where
         for where, text in walk.shown
         if "tkr1_" in text.replace("tkr1_…", "").replace("be tkr1_ and", "")
+        or "tks1_" in text.replace("tks1_…", "")
     ]
 
 
@@ -218,9 +252,15 @@ def test_no_secret_is_stored(walk: Walk, canaries: list[tuple[str, bytes]]) -> N
 def test_no_secret_is_in_an_event(walk: Walk, canaries: list[tuple[str, bytes]]) -> None:
     with closing(sqlite3.connect(walk.place / "tokenctl.db")) as connection:
         rows = connection.execute("SELECT type, quote(actor), quote(reason), data FROM events").fetchall()
-    assert {"token.issue", "token.reuse", "token.refuse", "token.revoke", "user.password"} <= {
-        row[0] for row in rows
-    }
+    assert {
+        "client.create",
+        "key.rotate",
+        "token.issue",
+        "token.reuse",
+        "token.refuse",
+        "token.revoke",
+        "user.password",
+    } <= {row[0] for row in rows}
     assert found_in(repr(rows).encode(), canaries) == set()
 
 

@@ -405,6 +405,17 @@ def test_user_agent(text: str, stored: str | None) -> None:
     assert Context.of(user_agent=text).user_agent == stored
 
 
+@pytest.mark.parametrize("prefix", ["tkr1_", "tkm1_", "tks1_"])
+def test_a_secret_in_the_wrong_place_is_not_kept(prefix: str) -> None:
+    secret = prefix + "AbC-_123" * 5
+    assert Context.of(user_agent=f"Browser {secret} X").user_agent == f"Browser {prefix}… X"
+    assert names.holds_secret(f"of {secret}")
+    for clean in (names.clean_user_name, names.clean_client_id, names.clean_note, names.clean_scope):
+        with pytest.raises((InvalidInput, InvalidScope)) as caught:
+            clean(secret)
+        assert "AbC" not in caught.value.message + caught.value.hint
+
+
 any_text = st.text(st.characters(exclude_categories=()), max_size=300)
 
 

@@ -1,4 +1,4 @@
-"""Group commit: one transaction for what waits, an answer for each after the commit, a bound, no neighbours hurt."""
+"""Group commit: one transaction for what waits, answers after the commit, a bound, no neighbour hurt."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_closing_finishes_what_waits(service: TokenService) -> None:
     service.create_user("ada")
     strings = [service.issue("ada").refresh_token for _ in range(5)]
 
-    async def body(rotations: Rotations) -> list[asyncio.Future[TokenPair]]:
+    async def body(rotations: Rotations) -> list[asyncio.Task[TokenPair]]:
         calls = [asyncio.ensure_future(rotations.rotate(RotateRequest(each))) for each in strings]
         await asyncio.sleep(0)
         return calls

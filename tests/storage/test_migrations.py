@@ -6,18 +6,23 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection, Engine
 
 from tokenctl.errors import NotMigrated
 from tokenctl.storage import schema
+from tokenctl.storage.create import upgrade as upgrade_file
+from tokenctl.storage.engine import Storage
 from tokenctl.storage.migrate import current_revision, differences, upgrade
 
 USER = {
@@ -139,7 +144,7 @@ class TestUpgrade:
     def test_brings_the_rows_that_a_rotation_reads(self, migrated: Engine) -> None:
         with migrated.connect() as connection:
             assert connection.execute(sa.select(schema.realm)).all() == [(1, 0, None)]
-            assert connection.execute(sa.select(schema.clients)).all() == [("default", 0, 0)]
+            assert connection.execute(sa.select(schema.clients)).all() == [("default", 0, 0, None)]
 
     def test_is_one_transaction(self, engine: Engine) -> None:
         with engine.begin() as connection:
@@ -171,6 +176,58 @@ class TestUpgrade:
             [sys.executable, "-c", code], cwd=package.parent, check=False, capture_output=True, text=True
         )
         assert "100%" in done.stdout, done.stderr
+
+
+@pytest.fixture
+def first(engine: Engine) -> Engine:
+    """A database as the first release left it, with rows of every table that has changed since."""
+    folder = Path(schema.__file__).parent / "migrations"
+    with engine.begin() as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", str(folder))
+        command.upgrade(config, "0001")
+        for statement in (
+            "INSERT INTO clients (id, created_at, not_before) VALUES ('web', 7, 3)",
+            "INSERT INTO users (id, name, name_key, created_at, not_before)"
+            " VALUES (CAST('uuuuuuuuuuuuuuuu' AS BLOB), 'Anna', 'anna', 1, 0)",
+            "INSERT INTO refresh_tokens (id, user_id, client_id, scope, generation, secret_hash, created_at,"
+            " rotated_at, access_until, expires_at, context_changed) SELECT CAST('tttttttttttttttt' AS BLOB),"
+            " id, 'web', '', 0, zeroblob(32), 10, 10, 20, 30, 0 FROM users",
+            "INSERT INTO signing_keys VALUES ('new', 'ES256', '{}', x'01', 500, NULL)",
+            "INSERT INTO signing_keys VALUES ('old', 'RS256', '{}', x'02', 400, 600)",
+        ):
+            connection.execute(sa.text(statement))
+    return engine
+
+
+class TestFromTheFirstRelease:
+    def test_the_rows_stay_and_get_what_they_lack(self, first: Engine, tmp_path: Path) -> None:
+        assert upgrade_file(tmp_path / "tokens.db") == ("0001", schema.SCHEMA_VERSION)
+        with first.connect() as connection:
+            clients = connection.execute(sa.select(schema.clients).order_by(schema.clients.c.id)).all()
+            assert clients == [("default", 0, 0, None), ("web", 7, 3, None)]
+            keys = connection.execute(sa.select(schema.signing_keys).order_by(schema.signing_keys.c.kid))
+            assert keys.all() == [
+                ("new", "ES256", "{}", b"\x01", 500, None, 500),
+                ("old", "RS256", "{}", b"\x02", 400, 600, 400),
+            ]
+            assert connection.scalar(sa.select(schema.refresh_tokens.c.client_id)) == "web"
+
+    def test_the_schema_is_that_of_a_new_database(self, first: Engine, tmp_path: Path) -> None:
+        upgrade_file(tmp_path / "tokens.db")
+        assert found(first) == []
+        other = engine_on(tmp_path / "other.db")
+        with other.begin() as connection, first.connect() as upgraded:
+            schema.metadata.create_all(connection)
+            assert ddl(upgraded) == ddl(connection)
+
+    def test_the_first_schema_is_not_this_release_s(self, first: Engine, tmp_path: Path) -> None:
+        with (
+            closing(Storage(str(tmp_path / "tokens.db"))) as storage,
+            pytest.raises(NotMigrated) as caught,
+        ):
+            storage.check_migrated()
+        assert caught.value.hint == "tokenctl db upgrade"
 
 
 class TestCurrentRevision:
@@ -318,6 +375,9 @@ class TestConstraints:
             pytest.param("realm", {"id": 2}, "ck_realm_single_row", id="second realm"),
             pytest.param("clients", {"id": "x" * 129}, "ck_clients_id", id="client id"),
             pytest.param("clients", {"not_before": -1}, "ck_clients_not_before", id="cut-off of a client"),
+            pytest.param("clients", {"secret_hash": b"h" * 31}, "ck_clients_secret_hash", id="short secret"),
+            pytest.param("clients", {"secret_hash": b""}, "ck_clients_secret_hash", id="empty secret"),
+            pytest.param("clients", {"secret_hash": "h" * 32}, "cannot store TEXT", id="secret as text"),
         ],
     )
     def test_refuse(self, connection: Connection, table: str, change: dict[str, Any], expected: str) -> None:
@@ -335,6 +395,8 @@ class TestConstraints:
         }
         with pytest.raises(sa.exc.IntegrityError, match="ck_signing_keys_algorithm"):
             connection.execute(schema.signing_keys.insert(), row)
+        with pytest.raises(sa.exc.IntegrityError, match="NOT NULL"):
+            connection.execute(schema.signing_keys.insert(), {**row, "algorithm": "ES256", "active_at": None})
 
     def test_refuse_a_second_user_of_a_name(self, connection: Connection) -> None:
         with pytest.raises(sa.exc.IntegrityError, match=r"users\.name_key"):

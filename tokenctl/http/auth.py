@@ -204,14 +204,14 @@ async def end_session(call: Call, _: None) -> None:
     """End one of the user's own logins, this one too. One that is over already is no error."""
     site = call.site
     access = await site.access(call)
-    await site.database.run(
+    ended = await site.database.run(
         site.service.end_session,
         access.user_id,
         call.path_params["id"],
         actor=access.user_name,
         context=call.context,
     )
-    site.metrics.revoked(1)
+    site.metrics.revoked(int(ended))
 
 
 async def change_password(call: Call, body: messages.ChangePassword) -> None:

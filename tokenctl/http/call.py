@@ -27,7 +27,7 @@ MAX_BODY = 8192
 #: Of a body that is too large, so much is read before the answer: a client that still sends would not see it.
 _MAX_DRAINED = 131_072
 _MAX_FIELDS = 64
-#: Bytes of a user agent or a device that are looked at: more than is kept, and less than could fill the memory.
+#: Bytes of a user agent or a device that are looked at; fewer are kept.
 _MAX_CONTEXT = 1024
 _JSON = re.compile(rb"application/json(?:;\s*charset=\"?utf-8\"?)?", re.IGNORECASE)
 _FORM = re.compile(rb"application/x-www-form-urlencoded(?:;\s*charset=\"?utf-8\"?)?", re.IGNORECASE)
@@ -67,10 +67,10 @@ class Call:
     def context(self) -> Context:
         """Address, user agent and device, cleaned. Raises InvalidInput for a device of a wrong form."""
         headers = self.headers
+        # What is cut off would be in the keys of a cache, and 4,096 long headers would fill the memory.
         device = headers.get(b"tokenctl-device")
-        if device is not None:
-            device = device[:_MAX_CONTEXT]
-        return _context(self.ip, headers.get(b"user-agent", b"")[:_MAX_CONTEXT], device)
+        agent = headers.get(b"user-agent", b"")[:_MAX_CONTEXT]
+        return _context(self.ip, agent, device and device[:_MAX_CONTEXT])
 
     def bearer(self) -> str:
         """The access token of RFC 6750 §2.1. Raises CredentialsMissing."""

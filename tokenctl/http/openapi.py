@@ -106,7 +106,7 @@ def _operation(endpoint: Endpoint, cookies: bool) -> dict[str, Any]:
         media = "application/x-www-form-urlencoded" if endpoint.oauth else "application/json"
         operation["requestBody"] = {
             "required": endpoint.oauth or not endpoint.may_be_empty,
-            "content": {media: _media(endpoint.request, None if cookies else endpoint.request_example)},
+            "content": {media: _media(endpoint.request, endpoint.request_example)},
         }
     if endpoint.credentials is not None:
         operation["security"] = [{endpoint.credentials: []}]
@@ -136,7 +136,10 @@ def _parameters(endpoint: Endpoint, cookies: bool) -> list[dict[str, Any]]:
 def _responses(endpoint: Endpoint, cookies: bool) -> dict[str, Any]:
     good: dict[str, Any] = {"description": _WORDS[endpoint.status]}
     if endpoint.response is not None:
-        good["content"] = {"application/json": _media(endpoint.response, endpoint.response_example)}
+        example = endpoint.response_example
+        if cookies and endpoint.response is messages.TokenPair and example is not None:
+            example = {key: value for key, value in example.items() if key != "refresh_token"}
+        good["content"] = {"application/json": _media(endpoint.response, example)}
     elif endpoint.status != 204:
         good["content"] = {endpoint.content_type.decode(): {"schema": {"type": "string"}}}
     by_status: dict[int, dict[str, type[errors.TokenctlError]]] = defaultdict(dict)
@@ -200,7 +203,8 @@ def _example(error: type[errors.TokenctlError], oauth: bool) -> Any:
 def _media(kind: type[msgspec.Struct], example: Any) -> dict[str, Any]:
     media: dict[str, Any] = {"schema": {"$ref": _REFS.format(name=kind.__name__)}}
     if example is not None:
-        media["example"] = example
+        # In cookie mode some bodies have less than the example.
+        media["example"] = {key: value for key, value in example.items() if key in kind.__struct_fields__}
     return media
 
 

@@ -48,9 +48,7 @@ class Initialised:
     is_sample: bool = False
 
 
-def initialise(
-    settings: Settings, *, actor: str = "service", development: bool = False
-) -> Initialised:
+def initialise(settings: Settings, *, actor: str = "service", development: bool = False) -> Initialised:
     """Make the database and, unless there is one, its master key; or find both in order.
 
     With `development` a new one is marked: `serve` refuses it unless it is told `--dev`.

@@ -57,7 +57,7 @@ def issue(
     """See `TokenService.issue`."""
     scope, client_id = clean_scope(scope), clean_client_id(client_id)
     lifetime = _lifetime(runtime, ttl)
-    _ = runtime.signing_key  # a missing key must be found before anything is committed
+    key = runtime.signing_key  # a missing one must be found before anything is committed
     idle_ttl = runtime.settings.idle_ttl
     with runtime.storage.write() as connection:
         owner = _may_log_in(runtime, connection, user, client_id, verified_password_hash)
@@ -91,6 +91,7 @@ def issue(
         events.add(connection, [event] if login is None else [login, event])
     return make_pair(
         runtime,
+        key=key,
         refresh_token=token_string.mint(raw_id, 0, secret, runtime.keys.mac),
         token_id=ids.token_id(raw_id),
         user_id=owner.id,

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from tokenctl.service.runtime import Runtime
+
+if TYPE_CHECKING:  # cryptography costs start-up
+    from tokenctl.core.keys import SigningKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,7 @@ class TokenPair:
 def make_pair(
     runtime: Runtime,
     *,
+    key: SigningKey,
     refresh_token: str,
     token_id: str,
     user_id: str,
@@ -42,7 +47,10 @@ def make_pair(
     retried: bool = False,
     user_name: str | None = None,
 ) -> TokenPair:
-    """Sign the access token of a login that is committed already. Instants in µs."""
+    """Sign the access token of a login that is committed already. Instants in µs.
+
+    `key` was found before the commit: what is committed must not be answered with an error.
+    """
     from tokenctl.core.access_token import AccessClaims, sign_access_token
 
     claims = AccessClaims(
@@ -62,7 +70,7 @@ def make_pair(
         client_id=client_id,
         scope=scope,
         refresh_token=refresh_token,
-        access_token=sign_access_token(claims, runtime.signing_key),
+        access_token=sign_access_token(claims, key),
         issued_at=now,
         access_expires_at=access_until,
         refresh_expires_at=expires_at,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from tokenctl.core import ids, token_string
 from tokenctl.core.context import NO_CONTEXT, Context
@@ -31,6 +32,9 @@ from tokenctl.service.runtime import Runtime
 from tokenctl.storage import events, swap, tokens
 from tokenctl.storage.engine import Connection
 from tokenctl.storage.events import Event
+
+if TYPE_CHECKING:  # cryptography costs start-up
+    from tokenctl.core.keys import SigningKey
 
 #: How often an entry is tried when its row changes between UPDATE and judgement.
 _ATTEMPTS = 3
@@ -79,13 +83,13 @@ def rotate_many(runtime: Runtime, requests: Sequence[RotateRequest]) -> list[Tok
     """An answer for each request, in order: a pair, or the error to raise for it."""
     read = [_read(runtime, request) for request in requests]
     entries = [entry for entry in read if isinstance(entry, _Entry)]
-    if entries:
-        _ = runtime.signing_key  # a missing key must be found before anything is committed
+    # A missing key must be found before anything is committed; junk alone needs none.
+    key = runtime.signing_key if entries else None
     try:
         _transact(runtime, entries)
     except StatementRefused as error:
         _transact_singly(runtime, entries, error)
-    return [_answer(runtime, entry) for entry in read]
+    return [_answer(runtime, entry, key) for entry in read]
 
 
 def _read(runtime: Runtime, request: RotateRequest) -> _Entry | TokenctlError:
@@ -120,15 +124,19 @@ def _transact_singly(runtime: Runtime, entries: list[_Entry], error: DatabaseErr
                 entry.outcome = error = away
 
 
-def _answer(runtime: Runtime, entry: _Entry | TokenctlError) -> TokenPair | TokenctlError:
+def _answer(
+    runtime: Runtime, entry: _Entry | TokenctlError, key: SigningKey | None
+) -> TokenPair | TokenctlError:
     if isinstance(entry, TokenctlError):
         return entry
     granted = entry.outcome
-    if not isinstance(granted, _Granted):
-        assert granted is not None, "every entry leaves its transaction with an outcome"
+    assert granted is not None, "every entry leaves its transaction with an outcome"
+    if isinstance(granted, TokenctlError):
         return granted
+    assert key is not None, "it was found before the transaction"
     return make_pair(
         runtime,
+        key=key,
         refresh_token=token_string.successor(entry.token, runtime.keys.mac),
         token_id=entry.token.token_id,
         user_id=granted.user_id,
