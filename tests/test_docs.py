@@ -93,7 +93,7 @@ def test_every_link_leads_somewhere() -> None:
 
 def test_readme_table_names_files_that_exist() -> None:
     for name in re.findall(
-        r"`((?:core|storage|service|tests)/[\w/]+\.py)`", README.read_text(encoding="utf-8")
+        r"`((?:core|storage|service|http|tests)/[\w/]+\.py)`", README.read_text(encoding="utf-8")
     ):
         assert (ROOT / name).exists() or (ROOT / "tokenctl" / name).exists(), name
 
