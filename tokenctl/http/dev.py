@@ -205,6 +205,11 @@ class EventStream:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        self._closed = False
+
+    def close(self) -> None:
+        """End every stream soon: the server stops, and none would end by itself."""
+        self._closed = True
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         headers = [
@@ -224,7 +229,7 @@ class EventStream:
         audit, pool = self._site.service.audit, self._site.database
         last = await pool.run(audit.newest_id)
         await send({"type": "http.response.body", "body": b": listening\n\n", "more_body": True})
-        while not gone.done() and not self._site.stopping:
+        while not gone.done() and not self._closed:
             for event in await pool.run(audit.after, last):
                 assert event.id is not None
                 last = event.id

@@ -118,14 +118,17 @@ STATUS: dict[type[errors.TokenctlError], Status] = {
     errors.InvalidToken: _REFUSED,
     errors.TokenRefused: _REFUSED,
     errors.InvalidAccessToken: Status(401, "invalid_token", "the access token is not valid", "invalid_token"),
-    errors.WrongPassword: Status(401),
+    errors.WrongPassword: Status(401, detail="the user name or the password is wrong"),
     CurrentPasswordWrong: Status(403),
     errors.ClientRefused: Status(
         401, "invalid_client", "the client's credentials are wrong", "invalid_client"
     ),
     errors.UserDisabled: Status(401, "password.wrong", "the user name or the password is wrong"),
     errors.NotFound: Status(404),
-    errors.ClientNotFound: Status(422, oauth="invalid_client", oauth_status=401),
+    # Not the error's own message: that repeats what was sent, which may be a token in the wrong place.
+    errors.ClientNotFound: Status(
+        422, detail="there is no such client", oauth="invalid_client", oauth_status=401
+    ),
     errors.UserExists: Status(409),
     errors.Throttled: Status(429, oauth="temporarily_unavailable"),
     errors.Busy: _UNAVAILABLE,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -36,7 +37,12 @@ _MAX_REQUEST = 262_144
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's, with an end to what one request may make us hold."""
+    """uvicorn's, with an end to what one request may make us hold, and deaf to `Upgrade`.
+
+    httptools skips the body of a request with that header and reads it as the next request (uvicorn's issue
+    2722): Java's clients send one with every first request, and behind a proxy it would be a smuggler's way.
+    So such a request is read again without it (RFC 9110 §7.8: a server may ignore it).
+    """
 
     _taken = 0
 
@@ -45,19 +51,43 @@ class _Protocol(HttpToolsProtocol):
         if self._taken > _MAX_REQUEST:
             self.transport.abort()
             return
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if (method := self.parser.get_method()) == b"CONNECT":
+                raise httptools.HttpParserError("this is no proxy") from None
+            version = self.parser.get_http_version().encode()
+            lines = [b"%s %s HTTP/%s" % (method, self.url, version)]
+            lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+            self.parser = httptools.HttpRequestParser(self)
+            self._parse(b"\r\n".join([*lines, b"", b""]) + data[upgrade.args[0] :])
+
+    def on_headers_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._taken = 0
-        super().on_message_complete()
+        if not self.parser.should_upgrade():
+            self._taken = 0
+            super().on_message_complete()
 
 
 class _Server(uvicorn.Server):
     """uvicorn's, which tells others when it begins and when it stops."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, ready: Callable[[], None], stopping: Callable[[], None]
+    ) -> None:
         super().__init__(config)
         self._ready = ready
+        self._stopping = stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -71,6 +101,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         notify("STOPPING=1")
+        self._stopping()
         await super().shutdown(sockets)
 
 
@@ -104,8 +135,16 @@ def demand_issuer(settings: Settings) -> None:
         )
 
 
-def make_server(app: ASGIApp, settings: Settings, *, ready: Callable[[], None]) -> uvicorn.Server:
-    """uvicorn, set up; `ready` is called on its event loop when it answers."""
+def make_server(
+    app: ASGIApp,
+    settings: Settings,
+    *,
+    ready: Callable[[], None],
+    stopping: Callable[[], None] = lambda: None,
+) -> uvicorn.Server:
+    """uvicorn, set up; `ready` is called on its event loop when it answers, `stopping` before it waits for
+    what is in flight.
+    """
     config = uvicorn.Config(
         app,
         http=_Protocol,
@@ -122,7 +161,7 @@ def make_server(app: ASGIApp, settings: Settings, *, ready: Callable[[], None]) 
         forwarded_allow_ips=list(settings.trusted_proxies),
         **_tls(settings),
     )
-    return _Server(config, ready)
+    return _Server(config, ready, stopping)
 
 
 def run(server: uvicorn.Server, bound: socket.socket) -> None:

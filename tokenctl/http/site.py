@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tokenctl.errors import InvalidToken
-from tokenctl.http.logs import request_logger
+from tokenctl.http.logs import masked, request_logger
 from tokenctl.http.metrics import Metrics
 from tokenctl.http.pools import Pool
 from tokenctl.http.problems import Forbidden, Headers
@@ -54,8 +54,6 @@ class Site:
         parts = urlsplit(self.settings.issuer)
         self._origins = {*self.settings.cors_origins, f"{parts.scheme}://{parts.netloc}"}
         self._write_line = request_logger().info
-        #: For what would never end by itself.
-        self.stopping = False
 
     async def start(self) -> None:
         """Begin to take rotations."""
@@ -141,4 +139,6 @@ class Site:
         for name in ("code", "reason", "user_id", "token_id", "client_id", "detail"):
             if (value := getattr(call, name)) is not None:
                 line[name] = value
+        if call.client_id is not None:  # what the caller said, and some say their secret
+            line["client_id"] = masked(call.client_id[:128])
         self._write_line("request", **line)

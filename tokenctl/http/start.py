@@ -18,6 +18,9 @@ from tokenctl.http.site import Site
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
+    from concurrent.futures import Executor
+
+    from uvicorn import Server
 
     from tokenctl import Settings
 
@@ -30,25 +33,29 @@ def serve(
     Raises ConfigInvalid, and what opening the database and its key raises.
     """
     logs.configure(for_people=dev)
-    hashing = hashing_executor()
     demand_issuer(settings)
-    if not dev:
-        service = TokenService(settings, hashing=hashing, actor=actor)
-        try:
-            _demand_real_use(service)
-            service.keys.current()  # a missing key is found now, and not by the first login
-            app = make_app(Site(service, hashing))
-        except BaseException:
-            service.close()
-            raise
-        run(make_server(app, settings, ready=ready), bound)
-        return
+    make = _for_development if dev else _for_real_use
+    run(make(settings, hashing_executor(), actor, ready), bound)
+
+
+def _for_real_use(settings: Settings, hashing: Executor, actor: str, ready: Callable[[], None]) -> Server:
+    service = TokenService(settings, hashing=hashing, actor=actor)
+    try:
+        _demand_real_use(service)
+        service.keys.current()  # a missing key is found now, and not by the first login
+        return make_server(make_app(Site(service, hashing)), settings, ready=ready)
+    except BaseException:
+        service.close()
+        raise
+
+
+def _for_development(settings: Settings, hashing: Executor, actor: str, ready: Callable[[], None]) -> Server:
     service, clock = development.open_service(settings, hashing, actor=actor)
     site = Site(service, hashing, dev=True)
     controls = development.Controls(clock)
-    stream = Route("/dev/events", development.EventStream(site))
-    app = controls.around(make_app(site, controls.endpoints(), [stream]))
-    run(make_server(app, settings, ready=ready), bound)
+    stream = development.EventStream(site)
+    app = controls.around(make_app(site, controls.endpoints(), [Route("/dev/events", stream)]))
+    return make_server(app, settings, ready=ready, stopping=stream.close)
 
 
 def _demand_real_use(service: TokenService) -> None:

@@ -11,6 +11,7 @@ import math
 import time
 from collections import OrderedDict
 from ipaddress import IPv6Address, ip_address
+from unicodedata import normalize
 
 from limits import RateLimitItem, parse
 from limits.storage import MemoryStorage
@@ -52,20 +53,25 @@ class Throttle:
         """The password was right: this address is known to the account."""
         if self._account:
             self._limiter.clear(self._account, *self._key(name, ip))
-        pair = name.casefold(), _network(ip)
+        pair = _account(name), _network(ip)
         self._known[pair] = None
         self._known.move_to_end(pair)
         while len(self._known) > _KNOWN:
             self._known.popitem(last=False)
 
     def _key(self, name: str, ip: str | None) -> tuple[str, ...]:
-        pair = name.casefold(), _network(ip)
+        pair = _account(name), _network(ip)
         return ("known", *pair) if pair in self._known else ("account", pair[0])
 
     def _refusal(self, item: RateLimitItem, *key: str) -> Throttled:
         reset = self._limiter.get_window_stats(item, *key).reset_time
         wait = max(1, math.ceil(reset - time.time()))
         return Throttled(f"too many attempts: try again in {wait} s", retry_after=wait)
+
+
+def _account(name: str) -> str:
+    """What counts as one account: all spellings of a name that the service takes for the same."""
+    return normalize("NFC", normalize("NFC", name).casefold())
 
 
 def _network(ip: str | None) -> str:
