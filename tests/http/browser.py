@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
@@ -29,7 +30,7 @@ document.addEventListener("securitypolicyviolation", (event) => {
 _FLAGS = [
     "--headless=new",
     # No name leads anywhere, and no other address either: a page that asks somebody else fails and shows it.
-    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost",
     "--no-proxy-server",
     "--disable-background-networking",
     "--disable-component-update",
@@ -58,8 +59,9 @@ class Chromium:
         return self.driver.find_elements("css selector", selector)
 
     def wait_for(self, look: Callable[[], _Found], within: float = 20) -> _Found:
-        """What `look` returns, as soon as it is true."""
-        return WebDriverWait(self.driver, within, poll_frequency=0.05).until(lambda _: look())
+        """What `look` returns, as soon as it is true; a page that is redrawn meanwhile is looked at again."""
+        wait = WebDriverWait(self.driver, within, 0.05, ignored_exceptions=[StaleElementReferenceException])
+        return wait.until(lambda _: look())
 
     def requested(self) -> list[str]:
         """Every URL that a page asked for since the start, failed or not, in order."""

@@ -87,7 +87,8 @@ class StartServer(Protocol):
 def start_server(tmp_path: Path, settings: Settings) -> Iterator[StartServer]:
     """Starts servers: on the test's own database unless told otherwise; `args` go behind `tokenctl serve`.
 
-    Each one is stopped with SIGTERM after the test, and has to exit with 0 unless the test itself ended it.
+    The issuer is the server's URL, unless `args` have another one or `--dev`. Each server is stopped with
+    SIGTERM after the test, and has to exit with 0 unless the test itself ended it.
     """
     started: list[Server] = []
 
@@ -176,7 +177,8 @@ def _start(args: tuple[str, ...], env: Mapping[str, str], database: Path, log: P
 def _spawn(args: tuple[str, ...], env: Mapping[str, str], database: Path, log: Path) -> Server:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    issuer = () if "--issuer" in args else ("--issuer", url)
+    # A developer's server says by itself who it is.
+    issuer = () if {"--issuer", "--dev"} & {*args} else ("--issuer", url)
     with log.open("wb") as output:
         process = subprocess.Popen(
             [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -10,7 +11,7 @@ from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.remote.webelement import WebElement
 
 from tests.http.browser import Chromium
-from tests.http.conftest import OPENER, Server
+from tests.http.conftest import OPENER, Server, StartServer, log_in
 
 pytestmark = pytest.mark.browser
 
@@ -32,6 +33,17 @@ def _shown(chromium: Chromium) -> dict[tuple[str, str], WebElement]:
     return blocks
 
 
+def _execute(chromium: Chromium, method: str, path: str) -> str:
+    """Press "Execute" of an operation; the status that the page shows."""
+    block = chromium.wait_for(lambda: _shown(chromium).get((method, path)))
+    assert block
+    block.find_element("css selector", ".opblock-summary-control").click()
+    chromium.wait_for(lambda: block.find_elements("css selector", "button.execute"))[0].click()
+    answer = ".live-responses-table .response-col_status:not(.col_header)"
+    [status] = chromium.wait_for(lambda: block.find_elements("css selector", answer))
+    return status.text.split("\n")[0]
+
+
 def _foreign(chromium: Chromium, server: Server) -> list[str]:
     """What went elsewhere; the pictures within the style sheet are data: URLs, which ask nobody."""
     urls = [url for url in chromium.requested() if urlsplit(url).scheme not in {"data", "chrome"}]
@@ -47,20 +59,31 @@ def test_docs_show_every_operation_without_another_host(server: Server, chromium
     assert _foreign(chromium, server) == []
 
 
-def test_docs_can_send_a_request(server: Server, chromium: Chromium) -> None:
+@pytest.mark.parametrize("args", [(), ("--dev",)])
+def test_docs_can_send_a_request(
+    args: tuple[str, ...], start_server: StartServer, tmp_path: Path, chromium: Chromium
+) -> None:
+    server = start_server(*args, database=tmp_path / "dev.db" if args else None)
     chromium.open(f"{server.url}/docs")
-    block = chromium.wait_for(lambda: _shown(chromium).get(("GET", "/healthz")))
-    assert block
-    block.find_element("css selector", ".opblock-summary-control").click()
-    chromium.wait_for(lambda: block.find_elements("css selector", "button.execute"))[0].click()
-    [status] = chromium.wait_for(
-        lambda: block.find_elements(
-            "css selector", ".live-responses-table .response-col_status:not(.col_header)"
-        )
-    )
-    assert status.text.startswith("200")
+    status = _execute(chromium, "GET", "/healthz")
     assert chromium.complaints() == []
+    assert status == "200"
     assert _foreign(chromium, server) == []
+
+
+def test_docs_send_an_access_token_and_keep_nothing(server: Server, ada: str, chromium: Chromium) -> None:
+    token = log_in(server, ada)["access_token"]
+    chromium.open(f"{server.url}/docs")
+    chromium.wait_for(lambda: chromium.find("button.authorize"))[0].click()
+    [bearer, *_] = chromium.wait_for(lambda: chromium.find(".auth-container input[type=text]"))
+    bearer.send_keys(token)
+    chromium.find(".auth-container button.authorize")[0].click()
+    chromium.find(".auth-container button.btn-done")[0].click()
+    status = _execute(chromium, "GET", "/auth/me")
+    assert chromium.complaints() == []
+    assert status == "200"
+    kept = "return JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
+    assert token not in chromium.driver.execute_script(kept)
 
 
 def test_docs_ignore_a_document_named_in_the_address(server: Server, chromium: Chromium) -> None:

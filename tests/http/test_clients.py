@@ -20,12 +20,13 @@ from tests.http.conftest import OPENER, Api, Server, log_in
 
 NODE = Path(__file__).parent / "node"
 CLAIMS = {"iss", "sub", "aud", "exp", "iat", "jti", "client_id", "scope", "sid"}
+SCOPE = "profile orders"
 
 
 @pytest.fixture
 def pair(server: Server, ada: str) -> dict[str, Any]:
     """The token pair of a login to the client `default`."""
-    return log_in(server, ada)
+    return log_in(server, ada, scope=SCOPE)
 
 
 @pytest.fixture
@@ -142,6 +143,7 @@ def test_authlib_introspects_and_revokes(
     assert access["active"] is refresh["active"] is True
     assert access["sub"] == refresh["sub"] == pair["user"]["id"]
     assert access["client_id"] == refresh["client_id"] == "default"
+    assert access["scope"] == refresh["scope"] == SCOPE
 
     session = _authlib(metadata)
     revoked = session.revoke_token(metadata["revocation_endpoint"], pair["refresh_token"], "refresh_token")
@@ -170,6 +172,7 @@ def test_pyjwt_verifies_the_access_token(
     )
     assert jwt.get_unverified_header(token)["typ"] == "at+jwt"
     assert claims["sub"] == pair["user"]["id"]
+    assert claims["scope"] == SCOPE
 
 
 # Node

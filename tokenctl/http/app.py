@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import groupby
@@ -26,10 +26,18 @@ if TYPE_CHECKING:
 ENDPOINTS = (*auth.ENDPOINTS, *oauth.ENDPOINTS, *system.ENDPOINTS)
 
 
-def make_app(site: Site, extra: Sequence[Endpoint] = (), routes: Sequence[Route] = ()) -> ASGIApp:
-    """The application for one site; `extra` and `routes` are what only some servers have."""
+def make_app(
+    site: Site,
+    extra: Sequence[Endpoint] = (),
+    routes: Sequence[Route] = (),
+    around: Callable[[ASGIApp], ASGIApp] | None = None,
+) -> ASGIApp:
+    """The application for one site; `extra` and `routes` are what only some servers have.
+
+    `around` wraps all of them, and is itself inside of CORS: whatever it answers a page may read.
+    """
     endpoints = list(endpoints_of(site, extra))
-    router = Router(
+    app: ASGIApp = Router(
         [
             Route(path, PathApp(site, path, list(group)))
             for path, group in groupby(endpoints, key=lambda endpoint: endpoint.path)
@@ -39,10 +47,12 @@ def make_app(site: Site, extra: Sequence[Endpoint] = (), routes: Sequence[Route]
         default=PathApp(site, None, []),
         lifespan=lambda _: _lifespan(site),
     )
+    if around is not None:
+        app = around(app)
     if not site.settings.cors_origins and not site.dev:
-        return router
+        return app
     return CORSMiddleware(
-        router,
+        app,
         allow_origins=site.settings.cors_origins,
         allow_origin_regex=LOCAL_ORIGIN.pattern if site.dev else None,
         allow_methods=("GET", "POST", "DELETE"),
@@ -81,7 +91,7 @@ def endpoints_of(site: Site, extra: Sequence[Endpoint] = ()) -> Iterable[Endpoin
 
 def _document(site: Site, table: Sequence[Endpoint]) -> bytes:
     made: dict[str, Any] = openapi.document(
-        table, issuer=site.settings.issuer, cookies=site.settings.cookies, cookie_name=site.cookie_name
+        table, cookies=site.settings.cookies, cookie_name=site.cookie_name
     )
     return msgspec.json.format(msgspec.json.encode(made), indent=2)
 

@@ -6,6 +6,7 @@ None of it exists without `--dev`, and `--dev` runs on no database that was not 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,8 +14,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from tokenctl import TokenService, initialise
-from tokenctl.errors import ConfigInvalid, UserExists
-from tokenctl.http.endpoint import Endpoint
+from tokenctl.errors import Busy, ConfigInvalid, UserExists
+from tokenctl.http import problems
+from tokenctl.http.endpoint import JSON, NO_STORE, PROBLEM, Endpoint
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -91,7 +93,7 @@ class Fault(Struct, forbid_unknown_fields=True):
 
 
 class Faults:
-    """ASGI around everything: does to requests what was asked for."""
+    """ASGI around all routes: does to requests what was asked for."""
 
     def __init__(self, app: ASGIApp, controls: Controls) -> None:
         self._app = app
@@ -107,33 +109,40 @@ class Faults:
             await asyncio.sleep(fault.milliseconds / 1000)
             await self._app(scope, receive, send)
         elif fault.kind == "unavailable":
-            await _unavailable(send)
+            await _unavailable(scope, send)
         else:
             await self._app(scope, receive, _swallow)
-            await _cut(receive, send)
+            await _cut(receive)
 
 
 async def _swallow(_message: Message) -> None:
     """The answer is made, what it reports is committed, and nobody hears of it."""
 
 
-async def _cut(receive: Receive, send: Send) -> None:
-    # ASGI has no way to close a connection without an answer; this is uvicorn's own transport.
-    cycle: Any = getattr(send, "__self__", None)
+async def _cut(receive: Receive) -> None:
+    # ASGI has no way to close a connection without an answer; this is uvicorn's own transport. By `receive`,
+    # since the CORS middleware puts a `send` of its own in place of uvicorn's.
+    cycle: Any = getattr(receive, "__self__", None)
     cycle.transport.abort()
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def _unavailable(send: Send) -> None:
-    body = b'{"title":"Service Unavailable","status":503,"code":"unavailable","detail":"a fault on demand"}'
+async def _unavailable(scope: Scope, send: Send) -> None:
+    error, request_id, oauth = (
+        Busy("a fault on demand"),
+        secrets.token_hex(8),
+        scope["path"].startswith("/oauth/"),
+    )
+    status, body = problems.oauth_error(error) if oauth else problems.problem(error, request_id)
     headers = [
-        (b"content-type", b"application/problem+json"),
-        (b"retry-after", b"1"),
-        (b"cache-control", b"no-store"),
+        (b"content-type", JSON if oauth else PROBLEM),
+        (b"cache-control", NO_STORE),
+        (b"x-request-id", request_id.encode()),
         (b"content-length", b"%d" % len(body)),
+        *problems.headers_for(error, under_oauth=oauth, retry_after=1),
     ]
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 

@@ -39,9 +39,7 @@ _WORDS = {
 }
 
 
-def document(
-    endpoints: Iterable[Endpoint], *, issuer: str, cookies: bool, cookie_name: str
-) -> dict[str, Any]:
+def document(endpoints: Iterable[Endpoint], *, cookies: bool, cookie_name: str) -> dict[str, Any]:
     """The whole document, as JSON data."""
     shown = [endpoint for endpoint in endpoints if endpoint.documented]
     types = {messages.Problem, messages.OAuthError, *_types(shown)}
@@ -72,7 +70,8 @@ def document(
                 "never a refusal: keep the refresh token, wait for Retry-After, repeat."
             ),
         },
-        "servers": [{"url": issuer.rstrip("/")}] if "://" in issuer else [],
+        # Where the document comes from, and not the issuer: a page may be reached by another name.
+        "servers": [{"url": "/"}],
         "paths": paths,
         "components": {"schemas": components, "securitySchemes": schemes},
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
@@ -192,12 +193,26 @@ def _demand_safe_address(settings: Settings) -> None:
     for file in files:
         if file is not None and not os.access(file, os.R_OK):
             raise ConfigInvalid(f"{Path(file)} cannot be read", hint="check its path and its mode")
+    if settings.tls_cert is not None:
+        _demand_certificate(settings.tls_cert, settings.tls_key)
     if settings.tls_cert is None and not settings.behind_proxy and not _is_loopback(settings.host):
         raise ConfigInvalid(
             f"{settings.host} is not only this machine, and without TLS every token would cross the network "
             "in the clear",
             hint="--tls-cert and --tls-key, or --behind-proxy when a proxy in front speaks TLS",
         )
+
+
+def _demand_certificate(cert: str, key: str | None) -> None:
+    """Raises ConfigInvalid unless the two fit; here, where it can be said which settings are meant."""
+    try:
+        # An empty passphrase: else OpenSSL would ask for one on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+    except (OSError, ValueError):
+        raise ConfigInvalid(
+            f"{cert} and {key} are no certificate chain and its key",
+            hint="PEM files, the server's own certificate first; the key without a passphrase",
+        ) from None
 
 
 def _is_loopback(host: str) -> bool:

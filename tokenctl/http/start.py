@@ -54,7 +54,8 @@ def _for_development(settings: Settings, hashing: Executor, actor: str, ready: C
     site = Site(service, hashing, dev=True)
     controls = development.Controls(clock)
     stream = development.EventStream(site)
-    app = controls.around(make_app(site, controls.endpoints(), [Route("/dev/events", stream)]))
+    routes = [Route("/dev/events", stream, methods=["GET"])]
+    app = make_app(site, controls.endpoints(), routes, controls.around)
     return make_server(app, settings, ready=ready, stopping=stream.close)
 
 

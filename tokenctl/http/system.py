@@ -60,7 +60,8 @@ def _file(name: str) -> bytes:
     raise NoSuchRoute("there is no such file of the documentation")
 
 
-_CACHED = b"public, max-age=3600"
+# Asked for anew each time: after an upgrade old and new files must not mix.
+_CACHED = b"no-cache"
 
 ENDPOINTS = (
     Endpoint(
