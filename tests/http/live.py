@@ -1,15 +1,21 @@
-"""The server inside the test's own process: real sockets, with a clock that the test moves and cheap hashes."""
+"""The server inside the test's own process: real sockets, a clock that the test moves, cheap hashes."""
 
 from __future__ import annotations
 
 import http.client
 import json
+import secrets
+import shutil
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+
+import structlog.testing
 
 from tests.conftest import CHEAP, Clock
 from tokenctl import Settings, TokenService
@@ -42,6 +48,8 @@ class Live:
     service: TokenService
     site: Site
     clock: Clock
+    #: The line of each request, as the site has it written.
+    log: list[Any]
 
     def send(
         self,
@@ -53,12 +61,22 @@ class Live:
         """One request on a connection of its own, exactly as given."""
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
             connection.request(method, path, body, dict(headers or {}))
-            answer = connection.getresponse()
-            found: dict[str, str] = {}
-            for name, value in answer.getheaders():
-                key = name.lower()
-                found[key] = f"{found[key]}, {value}" if key in found else value
-            return Reply(answer.status, found, answer.read())
+            return _reply(connection.getresponse())
+
+    def raw(self, *parts: bytes) -> Reply | None:
+        """What these bytes are answered with; None when the connection ended without an answer."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
+            try:
+                for part in parts:
+                    connection.sendall(part)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # it may have answered before it hung up
+            with closing(http.client.HTTPResponse(connection)) as answer:
+                try:
+                    answer.begin()
+                    return _reply(answer)
+                except (http.client.HTTPException, ConnectionError):
+                    return None
 
     def get(self, path: str, token: str | None = None, **headers: str) -> Reply:
         """GET, with an access token if there is one; `tokenctl_device="x"` is the header Tokenctl-Device."""
@@ -88,6 +106,24 @@ class Live:
         return pair
 
 
+def somebody() -> str:
+    """A user's name that no other test has."""
+    return f"somebody-{secrets.token_hex(6)}"
+
+
+@contextmanager
+def shared(
+    new_database: Path, directory: Path, clock: Clock | None = None, *, dev: bool = False, **changes: Any
+) -> Iterator[Live]:
+    """A server for many tests, each of which has users of its own; without limits on attempts."""
+    for file in new_database.iterdir():
+        shutil.copy(file, directory)
+    limits = {"account_limit": "none", "address_limit": "none"}
+    settings = Settings(database=str(directory / "tokens.db"), **(limits | changes))
+    with running(settings, clock or Clock(), dev=dev) as live:
+        yield live
+
+
 @contextmanager
 def running(settings: Settings, clock: Clock, *, dev: bool = False) -> Iterator[Live]:
     """A server on these settings; the port is a free one and the issuer fits, whatever they say."""
@@ -98,17 +134,29 @@ def running(settings: Settings, clock: Clock, *, dev: bool = False) -> Iterator[
     settings = replace(settings, issuer=url if settings.issuer == "tokenctl" else settings.issuer)
     hashing = hashing_executor()
     service = TokenService(settings, clock=clock, passwords=CHEAP, hashing=hashing)
+    # No thread of ours writes to what pytest puts in the place of stdout, and takes away again.
+    log = structlog.testing.LogCapture()
+    structlog.configure(processors=[log])
     site = Site(service, hashing, dev=dev)
+    structlog.reset_defaults()
     started = threading.Event()
     server = make_server(make_app(site), settings, ready=started.set)
     thread = threading.Thread(target=server.run, args=([bound],))
     thread.start()
     try:
         assert started.wait(30)
-        yield Live(bound.getsockname()[1], service, site, clock)
+        yield Live(bound.getsockname()[1], service, site, clock, log.entries)
     finally:
         server.should_exit = True
         thread.join()
+
+
+def _reply(answer: http.client.HTTPResponse) -> Reply:
+    found: dict[str, str] = {}
+    for name, value in answer.getheaders():
+        key = name.lower()
+        found[key] = f"{found[key]}, {value}" if key in found else value
+    return Reply(answer.status, found, answer.read())
 
 
 def _headers(named: Mapping[str, str], token: str | None) -> dict[str, str]:

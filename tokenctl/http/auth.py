@@ -45,8 +45,8 @@ async def register(call: Call, body: messages.Register) -> Answer:
     site = call.site
     if site.settings.registration == "closed":
         raise Forbidden("registration is closed: an operator makes the users")
-    site.throttle.address(call.ip)
-    site.throttle.address_failed(call.ip)
+    site.throttle.address("register", call.ip)
+    site.throttle.address_failed("register", call.ip)
     pair = await site.logins.run(
         site.service.register,
         body.username,
@@ -81,7 +81,7 @@ async def login(call: Call, body: messages.Login) -> Answer:
         site.metrics.login("throttled")
         raise
     except WrongPassword:
-        site.throttle.address_failed(call.ip)
+        site.throttle.address_failed("login", call.ip)
         site.metrics.login("failed")
         raise
     site.throttle.succeeded(body.username, call.ip)
@@ -233,7 +233,7 @@ async def change_password(call: Call, body: messages.ChangePassword) -> None:
             context=context,
         )
     except WrongPassword:
-        site.throttle.address_failed(call.ip)
+        site.throttle.address_failed("login", call.ip)
         raise CurrentPasswordWrong("the current password is wrong") from None
     site.throttle.succeeded(access.user_name, call.ip)
     site.metrics.revoked(done.revoked)

@@ -29,8 +29,11 @@ _MAX_DRAINED = 131_072
 _MAX_FIELDS = 64
 #: Bytes of a user agent or a device that are looked at; fewer are kept.
 _MAX_CONTEXT = 1024
-_JSON = re.compile(rb"application/json(?:;\s*charset=\"?utf-8\"?)?", re.IGNORECASE)
-_FORM = re.compile(rb"application/x-www-form-urlencoded(?:;\s*charset=\"?utf-8\"?)?", re.IGNORECASE)
+_UTF_8 = rb"(?:\s*;\s*(?:charset=\"?utf-8\"?)?)?\s*"
+_JSON = re.compile(rb"application/json" + _UTF_8, re.IGNORECASE)
+_FORM = re.compile(rb"application/x-www-form-urlencoded" + _UTF_8, re.IGNORECASE)
+# What an address can look like: a proxy may say anything.
+_IP = re.compile(r"[0-9A-Fa-f:.]{2,45}")
 
 
 class Call:
@@ -61,7 +64,7 @@ class Call:
     def ip(self) -> str | None:
         """The caller's address; with a trusted proxy in front what that one says."""
         client = self.scope.get("client")
-        return client[0] if client else None
+        return client[0] if client and _IP.fullmatch(client[0]) else None
 
     @property
     def context(self) -> Context:

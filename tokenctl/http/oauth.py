@@ -106,11 +106,11 @@ async def _client(
             raise CredentialsMissing("this needs the credentials of a client that may introspect")
         return client_id
     site = call.site
-    site.throttle.address(call.ip)
+    site.throttle.address("client", call.ip)
     try:
         client = await site.database.run(site.service.clients.authenticate, client_id, secret)
     except ClientRefused:
-        site.throttle.address_failed(call.ip)
+        site.throttle.address_failed("client", call.ip)
         raise
     return client.id
 

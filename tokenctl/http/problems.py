@@ -93,6 +93,7 @@ class Status:
 _REFUSED = Status(
     401, "invalid_grant", "the refresh token is not valid: log in again", "invalid_grant", oauth_status=400
 )
+_WRONG_PASSWORD = Status(401, "password.wrong", "the user name or the password is wrong")
 _UNAVAILABLE = Status(
     503,
     "unavailable",
@@ -118,12 +119,14 @@ STATUS: dict[type[errors.TokenctlError], Status] = {
     errors.InvalidToken: _REFUSED,
     errors.TokenRefused: _REFUSED,
     errors.InvalidAccessToken: Status(401, "invalid_token", "the access token is not valid", "invalid_token"),
-    errors.WrongPassword: Status(401, detail="the user name or the password is wrong"),
+    errors.WrongPassword: _WRONG_PASSWORD,
     CurrentPasswordWrong: Status(403),
     errors.ClientRefused: Status(
         401, "invalid_client", "the client's credentials are wrong", "invalid_client"
     ),
-    errors.UserDisabled: Status(401, "password.wrong", "the user name or the password is wrong"),
+    # Disabled or deleted while the password was checked: whoever learns of that knows that it was right.
+    errors.UserDisabled: _WRONG_PASSWORD,
+    errors.UserNotFound: _WRONG_PASSWORD,
     errors.NotFound: Status(404),
     # Not the error's own message: that repeats what was sent, which may be a token in the wrong place.
     errors.ClientNotFound: Status(

@@ -7,6 +7,7 @@ acknowledged is committed, the database is closed.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import socket
@@ -35,10 +36,12 @@ GRACEFUL_STOP = 30
 _KEEP_ALIVE = 75
 #: Bytes of one request in all, headers included: nobody needs a tenth, and nothing else bounds the headers.
 _MAX_REQUEST = 262_144
+#: How long a request may take to come in (s); who never ends one would also hold up every stop.
+_REQUEST_WITHIN = 10
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's, with an end to what one request may make us hold, and deaf to `Upgrade`.
+    """uvicorn's, with an end to what one request may make us hold and for how long, and deaf to `Upgrade`.
 
     httptools skips the body of a request with that header and reads it as the next request (uvicorn's issue
     2722): Java's clients send one with every first request, and behind a proxy it would be a smuggler's way.
@@ -46,6 +49,7 @@ class _Protocol(HttpToolsProtocol):
     """
 
     _taken = 0
+    _late: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         self._taken += len(data)
@@ -57,6 +61,18 @@ class _Protocol(HttpToolsProtocol):
             self._parse(data)
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
+        # By far the most requests come at once, and need no timer.
+        if self._taken and self._late is None:
+            self._late = self.loop.call_later(_REQUEST_WITHIN, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._in_time()
+        super().connection_lost(exc)
+
+    def _in_time(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
     def _parse(self, data: bytes) -> None:
         try:
@@ -77,6 +93,7 @@ class _Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():
             self._taken = 0
+            self._in_time()
             super().on_message_complete()
 
 

@@ -11,6 +11,7 @@ import math
 import time
 from collections import OrderedDict
 from ipaddress import IPv6Address, ip_address
+from typing import Literal
 from unicodedata import normalize
 
 from limits import RateLimitItem, parse
@@ -23,6 +24,10 @@ from tokenctl.errors import Throttled
 _KNOWN = 10_000
 
 
+#: What an address is counted for; who fails at one is not kept from another.
+Attempt = Literal["login", "register", "client"]
+
+
 class Throttle:
     """`account_limit` and `address_limit` as in the settings: `10/minute`, or `none`."""
 
@@ -32,19 +37,20 @@ class Throttle:
         self._address = None if address_limit == "none" else parse(address_limit)
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
 
-    def address(self, ip: str | None) -> None:
-        """Raises Throttled when this address failed too often."""
-        if self._address and not self._limiter.test(self._address, "address", _network(ip)):
-            raise self._refusal(self._address, "address", _network(ip))
+    def address(self, what: Attempt, ip: str | None) -> None:
+        """Raises Throttled when this address failed too often at that."""
+        if self._address and not self._limiter.test(self._address, what, _network(ip)):
+            raise self._refusal(self._address, what, _network(ip))
 
-    def address_failed(self, ip: str | None) -> None:
+    def address_failed(self, what: Attempt, ip: str | None) -> None:
         """Count one failure of this address."""
         if self._address:
-            self._limiter.hit(self._address, "address", _network(ip))
+            self._limiter.hit(self._address, what, _network(ip))
 
     def attempt(self, name: str, ip: str | None) -> None:
         """Count a password that is about to be checked. Raises Throttled: it must not be checked."""
-        self.address(ip)
+        if (_account(name), _network(ip)) not in self._known:  # a neighbour behind the same address may guess
+            self.address("login", ip)
         # Counted before the check and not after it: else all that are checked at once would be let through.
         if self._account and not self._limiter.hit(self._account, *self._key(name, ip)):
             raise self._refusal(self._account, *self._key(name, ip))
