@@ -166,6 +166,8 @@ def test_whatever_takes_an_access_token_says_so(document: dict[str, Any]) -> Non
         "/auth/sessions": [{"bearer": []}],
         "/auth/sessions/{id}": [{"bearer": []}],
         "/auth/password": [{"bearer": []}],
+        "/oauth/token": [{}, {"client": []}],
+        "/oauth/revoke": [{}, {"client": []}],
         "/oauth/introspect": [{"client": []}],
     }
 

@@ -42,10 +42,12 @@ def serve(
     clock to advance and faults on demand, at /docs; never use that with real users.
     """
     run.out.expect(_COLUMNS)
-    from tokenctl.http.server import listen
+    from tokenctl.http.server import demand_issuer, listen
     from tokenctl.http.start import serve
 
     settings = run.settings
+    if not dev:
+        demand_issuer(settings)
     bound, url = listen(settings)
     with bound:
         if dev:

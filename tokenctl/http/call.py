@@ -1,6 +1,6 @@
-"""One request as a handler sees it: who calls, with what credentials, with what body.
+"""One request as a handler sees it: who calls, from where, with what credentials.
 
-Owns reading the body within its limit, and the caller's context. Does not know what any route does.
+Does not know what any route does.
 """
 
 from __future__ import annotations
@@ -10,34 +10,26 @@ import re
 from base64 import b64decode
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote_plus
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_plus
 
 from tokenctl import Context
 from tokenctl.errors import ClientRefused, InvalidInput
-from tokenctl.http.problems import BadRequest, CredentialsMissing, TooLarge, UnsupportedType
+from tokenctl.http.problems import CredentialsMissing
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope
+    from starlette.types import Scope
 
     from tokenctl.http.site import Site
 
-#: Bytes of a body.
-MAX_BODY = 8192
-#: Of a body that is too large, so much is read before the answer: a client that still sends would not see it.
-_MAX_DRAINED = 131_072
-_MAX_FIELDS = 64
 #: Bytes of a user agent or a device that are looked at; fewer are kept.
 _MAX_CONTEXT = 1024
-_UTF_8 = rb"(?:\s*;\s*(?:charset=\"?utf-8\"?)?)?\s*"
-_JSON = re.compile(rb"application/json" + _UTF_8, re.IGNORECASE)
-_FORM = re.compile(rb"application/x-www-form-urlencoded" + _UTF_8, re.IGNORECASE)
 # What an address can look like: a proxy may say anything.
 _IP = re.compile(r"[0-9A-Fa-f:.]{2,45}")
 
 
 class Call:
-    """One request. The upper half is for handlers, the lower for the log, which they may add to."""
+    """One request; what handlers set here is for the log."""
 
     def __init__(self, scope: Scope, site: Site, request_id: str) -> None:
         self.scope = scope
@@ -112,62 +104,3 @@ def _context(ip: str | None, user_agent: bytes, device: bytes | None) -> Context
     except InvalidInput:
         # A proxy may say "unknown"; the device is the caller's own and is refused.
         return Context.of(user_agent=agent, device=named)
-
-
-async def read_body(call: Call, receive: Receive) -> bytes:
-    """The whole body. Raises TooLarge above MAX_BODY, BadRequest when the client went away."""
-    # First of all: whoever announces so much may wait for our answer before sending it.
-    length = call.headers.get(b"content-length", b"")
-    if length.isdigit() and int(length) > _MAX_DRAINED:
-        raise _too_large()
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body", False):
-        body: bytes = message.get("body", b"")  # by far the most: all of it came at once
-        if len(body) <= MAX_BODY:
-            return body
-        raise _too_large()
-    parts, size = [], 0
-    while True:
-        if message["type"] == "http.disconnect":
-            raise BadRequest("the client went away before the body was complete")
-        size += len(message.get("body", b""))
-        if size <= MAX_BODY:
-            parts.append(message.get("body", b""))
-        elif size > _MAX_DRAINED:
-            raise _too_large()
-        if not message.get("more_body", False):
-            break
-        message = await receive()
-    if size > MAX_BODY:
-        raise _too_large()
-    return b"".join(parts)
-
-
-def demand_json(call: Call) -> None:
-    """Raises UnsupportedType for a body that does not say that it is JSON."""
-    content_type = call.headers.get(b"content-type", b"")
-    if content_type != b"application/json" and not _JSON.fullmatch(content_type):
-        raise UnsupportedType("the body must be JSON: Content-Type: application/json")
-
-
-def read_form(call: Call, body: bytes) -> dict[str, Any]:
-    """The parameters of a form, without the empty ones (RFC 6749 §3.1).
-
-    Raises UnsupportedType, BadRequest for a repeated parameter (RFC 6749 §3.2).
-    """
-    if not _FORM.fullmatch(call.headers.get(b"content-type", b"")):
-        raise UnsupportedType("the body must be a form: Content-Type: application/x-www-form-urlencoded")
-    try:
-        pairs = parse_qsl(
-            body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS
-        )
-    except ValueError:
-        raise BadRequest("the form cannot be read: percent-encoded UTF-8, at most 64 parameters") from None
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise BadRequest("a parameter is repeated")
-    return {name: value for name, value in found.items() if value}
-
-
-def _too_large() -> TooLarge:
-    return TooLarge(f"the body is larger than {MAX_BODY} bytes, and nothing here needs as much")

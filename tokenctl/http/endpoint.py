@@ -20,8 +20,9 @@ import msgspec
 
 from tokenctl import errors
 from tokenctl.http import problems
-from tokenctl.http.call import Call, demand_json, read_body, read_form
-from tokenctl.http.problems import BadRequest, Headers, InvalidFields, MethodNotAllowed, NoSuchRoute
+from tokenctl.http.body import read_message
+from tokenctl.http.call import Call
+from tokenctl.http.problems import BadRequest, Headers, MethodNotAllowed, NoSuchRoute
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -124,7 +125,7 @@ class PathApp:
             _demand_clean_url(call.scope["query_string"])
             if endpoint is None:
                 return self._failed(call, self._no_endpoint())
-            result = await endpoint.handler(call, await _message(endpoint, call, receive))
+            result = await endpoint.handler(call, await read_message(endpoint, call, receive))
             return _succeeded(endpoint, call, result)
         except errors.TokenctlError as error:
             return self._failed(call, error)
@@ -165,59 +166,6 @@ def _succeeded(endpoint: Endpoint, call: Call, result: Result) -> tuple[int, Hea
         content_type = answer.content_type or endpoint.content_type
         headers += [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
     return status, headers, body
-
-
-# --- validating ----------------------------------------------------------------------------
-
-
-async def _message(endpoint: Endpoint, call: Call, receive: Receive) -> Any:
-    """The request's message. Raises what says where it is wrong, and never repeats what was sent."""
-    if endpoint.request is None:
-        return None
-    if endpoint.guarded:
-        call.site.demand_own_page(call)
-    body = await read_body(call, receive)
-    if endpoint.oauth:
-        form = read_form(call, body)
-        try:
-            return msgspec.convert(form, endpoint.request)
-        except msgspec.ValidationError as error:
-            raise _invalid(str(error)) from None
-    if not body and endpoint.may_be_empty:
-        body = b"{}"
-    else:
-        demand_json(call)
-    try:
-        return endpoint.decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise BadRequest("the body is no JSON object in UTF-8") from None
-
-
-# msgspec's messages: "Expected `str`, got `int` - at `$.password`", "Object missing required field `x`", …
-_AT = re.compile(r" - at `\$\.?([^`]*)`$")
-#: A name that may be shown; anything else that was sent may be a secret in the wrong place.
-_NAME = re.compile(r"[a-z_]{1,40}")
-
-
-def _invalid(message: str) -> InvalidFields:
-    """Our words for msgspec's message: the field, and what is wrong with it."""
-    at = _AT.search(message)
-    place, said = (at.group(1), message[: at.start()]) if at else ("", message)
-    if message.startswith("Object contains unknown field"):
-        # That name is the caller's own, and may look like the end of a message.
-        place, said = message.split("`")[1] or "…", "there is no such field here"
-    elif said.startswith("Object missing required field"):
-        place, said = said.split("`")[1], "it is missing"
-    elif said.startswith("Expected `str` matching regex"):
-        said = "it has characters that are not allowed here"
-    elif "key in" in place:
-        place = ""
-    place = place if _NAME.fullmatch(place) else place and "…"
-    said = said.replace("`", "")[:200]
-    where = f"{place}: " if place else ""
-    return InvalidFields(f"{where}{said}", fields=[{"field": place, "message": said}])
 
 
 _TOKEN_IN_URL = re.compile(rb"(?i:(?:^|&)(?:access_token|refresh_token|token)=)|tkr1_|tks1_|eyJ[\w-]+\.")

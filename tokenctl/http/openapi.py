@@ -111,6 +111,8 @@ def _operation(endpoint: Endpoint, cookies: bool) -> dict[str, Any]:
         operation["security"] = [{endpoint.credentials: []}]
     elif cookies and endpoint.request in (messages.RefreshByCookie, messages.LogoutByCookie):
         operation["security"] = [{"cookie": []}]
+    elif endpoint.oauth:
+        operation["security"] = [{}, {"client": []}]  # a client that has a secret may send it
     return operation
 
 

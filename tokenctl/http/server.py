@@ -7,7 +7,6 @@ acknowledged is committed, the database is closed.
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 import socket
@@ -19,11 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tokenctl.errors import AddressUnavailable, ConfigInvalid
+from tokenctl.http.protocol import Protocol
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -34,67 +32,6 @@ if TYPE_CHECKING:
 GRACEFUL_STOP = 30
 #: Longer than the usual proxy keeps an idle connection, so that the proxy is the one that closes it (s).
 _KEEP_ALIVE = 75
-#: Bytes of one request in all, headers included: nobody needs a tenth, and nothing else bounds the headers.
-_MAX_REQUEST = 262_144
-#: How long a request may take to come in (s); who never ends one would also hold up every stop.
-_REQUEST_WITHIN = 10
-
-
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's, with an end to what one request may make us hold and for how long, and deaf to `Upgrade`.
-
-    httptools skips the body of a request with that header and reads it as the next request (uvicorn's issue
-    2722): Java's clients send one with every first request, and behind a proxy it would be a smuggler's way.
-    So such a request is read again without it (RFC 9110 §7.8: a server may ignore it).
-    """
-
-    _taken = 0
-    _late: asyncio.TimerHandle | None = None
-
-    def data_received(self, data: bytes) -> None:
-        self._taken += len(data)
-        if self._taken > _MAX_REQUEST:
-            self.transport.abort()
-            return
-        self._unset_keepalive_if_required()
-        try:
-            self._parse(data)
-        except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
-        # By far the most requests come at once, and need no timer.
-        if self._taken and self._late is None:
-            self._late = self.loop.call_later(_REQUEST_WITHIN, self.transport.abort)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._in_time()
-        super().connection_lost(exc)
-
-    def _in_time(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
-
-    def _parse(self, data: bytes) -> None:
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            if (method := self.parser.get_method()) == b"CONNECT":
-                raise httptools.HttpParserError("this is no proxy") from None
-            version = self.parser.get_http_version().encode()
-            lines = [b"%s %s HTTP/%s" % (method, self.url, version)]
-            lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
-            self.parser = httptools.HttpRequestParser(self)
-            self._parse(b"\r\n".join([*lines, b"", b""]) + data[upgrade.args[0] :])
-
-    def on_headers_complete(self) -> None:
-        if not self.parser.should_upgrade():
-            super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        if not self.parser.should_upgrade():
-            self._taken = 0
-            self._in_time()
-            super().on_message_complete()
 
 
 class _Server(uvicorn.Server):
@@ -165,7 +102,7 @@ def make_server(
     """
     config = uvicorn.Config(
         app,
-        http=_Protocol,
+        http=Protocol,
         loop="auto",
         ws="none",
         interface="asgi3",

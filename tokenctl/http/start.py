@@ -12,7 +12,7 @@ from tokenctl.http import dev as development
 from tokenctl.http import logs
 from tokenctl.http.app import make_app
 from tokenctl.http.pools import hashing_executor
-from tokenctl.http.server import demand_issuer, make_server, run
+from tokenctl.http.server import make_server, run
 from tokenctl.http.site import Site
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ def serve(
     Raises ConfigInvalid, and what opening the database and its key raises.
     """
     logs.configure(for_people=dev)
-    demand_issuer(settings)
     make = _for_development if dev else _for_real_use
     run(make(settings, hashing_executor(), actor, ready), bound)
 
