@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import structlog.testing
-
 from tests.conftest import CHEAP, Clock
 from tokenctl import Settings, TokenService
 from tokenctl.http.app import make_app
@@ -135,17 +133,15 @@ def running(settings: Settings, clock: Clock, *, dev: bool = False) -> Iterator[
     hashing = hashing_executor()
     service = TokenService(settings, clock=clock, passwords=CHEAP, hashing=hashing)
     # No thread of ours writes to what pytest puts in the place of stdout, and takes away again.
-    log = structlog.testing.LogCapture()
-    structlog.configure(processors=[log])
-    site = Site(service, hashing, dev=dev)
-    structlog.reset_defaults()
+    log: list[dict[str, Any]] = []
+    site = Site(service, hashing, log.append, dev=dev)
     started = threading.Event()
     server = make_server(make_app(site), settings, ready=started.set)
     thread = threading.Thread(target=server.run, args=([bound],))
     thread.start()
     try:
         assert started.wait(30)
-        yield Live(bound.getsockname()[1], service, site, clock, log.entries)
+        yield Live(bound.getsockname()[1], service, site, clock, log)
     finally:
         server.should_exit = True
         thread.join()

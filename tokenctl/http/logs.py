@@ -9,6 +9,9 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -18,8 +21,16 @@ from structlog.typing import EventDict, WrappedLogger
 _SECRET = re.compile(r"(tk[rms]1_|eyJ)[\w-]{8,}(?:\.[\w-]+)*")
 
 
-def configure(*, for_people: bool = False) -> None:
-    """Send everything, uvicorn's and Python's own logging included, through structlog to stderr."""
+#: Writes the line of one request.
+WriteLine = Callable[[dict[str, Any]], None]
+
+
+def configure(*, for_people: bool = False) -> WriteLine:
+    """Send everything, uvicorn's and Python's own logging included, through structlog to stderr.
+
+    What is returned writes the line of a request: that is on the way of every refresh, so JSON goes straight
+    to stderr.
+    """
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
@@ -46,12 +57,21 @@ def configure(*, for_people: bool = False) -> None:
     root.handlers, root.level = [handler], logging.INFO
     for chatty in ("uvicorn", "alembic"):  # they tell of themselves; what matters of it is said by us
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    if not for_people:
+        return write_json
     structlog.configure(
-        processors=[*shared, renderer],
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        wrapper_class=structlog.BoundLogger,
-        cache_logger_on_first_use=True,
+        processors=[*shared, renderer], logger_factory=structlog.WriteLoggerFactory(sys.stderr)
     )
+    logger = structlog.get_logger()
+    return lambda line: logger.info("request", **line)
+
+
+def write_json(line: dict[str, Any]) -> None:
+    """One JSON object on stderr."""
+    event = {"event": "request", "level": "info", "time": datetime.now(UTC), **line}
+    with suppress(OSError):  # a log that cannot be written must not cost an answer
+        sys.stderr.write(msgspec.json.encode(event).decode() + "\n")
+        sys.stderr.flush()
 
 
 def _json(event: Any, **_: Any) -> str:
@@ -69,8 +89,3 @@ def _mask(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
 def masked(text: str) -> str:
     """The text with what looks like a token or a client's secret cut to its first letters."""
     return _SECRET.sub(r"\1…", text)
-
-
-def request_logger() -> Any:
-    """What writes a request's line: straight to stderr, since it is on the way of every refresh."""
-    return structlog.get_logger("request")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tokenctl.errors import InvalidToken
-from tokenctl.http.logs import masked, request_logger
+from tokenctl.http.logs import WriteLine, masked
 from tokenctl.http.metrics import Metrics
 from tokenctl.http.pools import Pool
 from tokenctl.http.problems import Forbidden, Headers
@@ -34,7 +34,9 @@ class Site:
 
     rotations: Rotations
 
-    def __init__(self, service: TokenService, hashing: Executor, *, dev: bool = False) -> None:
+    def __init__(
+        self, service: TokenService, hashing: Executor, write_line: WriteLine, *, dev: bool = False
+    ) -> None:
         self.service = service
         self.settings = service.settings
         self.dev = dev
@@ -53,7 +55,7 @@ class Site:
         self.retry_after = max(1, min(2, int(self.settings.grace.total_seconds() // 4)))
         parts = urlsplit(self.settings.issuer)
         self._origins = {*self.settings.cors_origins, f"{parts.scheme}://{parts.netloc}"}
-        self._write_line = request_logger().info
+        self._write_line = write_line
 
     async def start(self) -> None:
         """Begin to take rotations."""
@@ -141,4 +143,4 @@ class Site:
                 line[name] = value
         if call.client_id is not None:  # what the caller said, and some say their secret
             line["client_id"] = masked(call.client_id[:128])
-        self._write_line("request", **line)
+        self._write_line(line)

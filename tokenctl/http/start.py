@@ -18,11 +18,11 @@ from tokenctl.http.site import Site
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
-    from concurrent.futures import Executor
 
     from uvicorn import Server
 
     from tokenctl import Settings
+    from tokenctl.http.logs import WriteLine
 
 
 def serve(
@@ -32,25 +32,29 @@ def serve(
 
     Raises ConfigInvalid, and what opening the database and its key raises.
     """
-    logs.configure(for_people=dev)
+    write_line = logs.configure(for_people=dev)
     make = _for_development if dev else _for_real_use
-    run(make(settings, hashing_executor(), actor, ready), bound)
+    run(make(settings, actor, write_line, ready), bound)
 
 
-def _for_real_use(settings: Settings, hashing: Executor, actor: str, ready: Callable[[], None]) -> Server:
+def _for_real_use(settings: Settings, actor: str, write_line: WriteLine, ready: Callable[[], None]) -> Server:
+    hashing = hashing_executor()
     service = TokenService(settings, hashing=hashing, actor=actor)
     try:
         _demand_real_use(service)
         service.keys.current()  # a missing key is found now, and not by the first login
-        return make_server(make_app(Site(service, hashing)), settings, ready=ready)
+        return make_server(make_app(Site(service, hashing, write_line)), settings, ready=ready)
     except BaseException:
         service.close()
         raise
 
 
-def _for_development(settings: Settings, hashing: Executor, actor: str, ready: Callable[[], None]) -> Server:
+def _for_development(
+    settings: Settings, actor: str, write_line: WriteLine, ready: Callable[[], None]
+) -> Server:
+    hashing = hashing_executor()
     service, clock = development.open_service(settings, hashing, actor=actor)
-    site = Site(service, hashing, dev=True)
+    site = Site(service, hashing, write_line, dev=True)
     controls = development.Controls(clock)
     stream = development.EventStream(site)
     routes = [Route("/dev/events", stream, methods=["GET"])]
