@@ -49,7 +49,7 @@ _MAC_KEY = derive_keys(logins.MASTER_KEY).mac
 
 
 @dataclass(slots=True)
-class _Slice:
+class Slice:
     """What rotating one slice took, in seconds."""
 
     rotations: int
@@ -58,7 +58,7 @@ class _Slice:
 
 
 @dataclass(slots=True)
-class _Meter:
+class Meter:
     """Runs parts and adds up the time of all of one slice."""
 
     wall: float = 0
@@ -78,16 +78,16 @@ class _Contender(ABC):
     def __init__(self, strings: Sequence[str]) -> None:
         self.strings = list(strings)
 
-    def slice(self, batches: Sequence[Sequence[int]]) -> _Slice:
-        meter = _Meter()
+    def slice(self, batches: Sequence[Sequence[int]]) -> Slice:
+        meter = Meter()
         for batch in batches:
             successors = self.rotate(batch, meter)
             for place, successor in zip(batch, successors, strict=True):
                 self.strings[place] = successor
-        return _Slice(sum(map(len, batches)), meter.wall, meter.cpu / 1e9)
+        return Slice(sum(map(len, batches)), meter.wall, meter.cpu / 1e9)
 
     @abstractmethod
-    def rotate(self, batch: Sequence[int], meter: _Meter) -> list[str]:
+    def rotate(self, batch: Sequence[int], meter: Meter) -> list[str]:
         """The successors; only what runs on the meter counts."""
 
     @abstractmethod
@@ -131,8 +131,8 @@ class _Driver(_Contender):
         return rows
 
 
-class _Update(_Driver):
-    def rotate(self, batch: Sequence[int], meter: _Meter) -> list[str]:
+class Update(_Driver):
+    def rotate(self, batch: Sequence[int], meter: Meter) -> list[str]:
         tokens = [token_string.parse(self.strings[place], _MAC_KEY) for place in batch]
         text, values = self.parameters(tokens)
         rows = meter.run(lambda: self.update(text, values))
@@ -145,7 +145,7 @@ class _Floor(_Driver):
         super().__init__(strings, path)
         self._key = key
 
-    def rotate(self, batch: Sequence[int], meter: _Meter) -> list[str]:
+    def rotate(self, batch: Sequence[int], meter: Meter) -> list[str]:
         presented = [self.strings[place] for place in batch]
         successors: list[str] = meter.run(lambda: self._all(presented))
         return successors
@@ -168,7 +168,7 @@ class _Service(_Contender):
     def close(self) -> None:
         self.service.close()
 
-    def rotate(self, batch: Sequence[int], meter: _Meter) -> list[str]:
+    def rotate(self, batch: Sequence[int], meter: Meter) -> list[str]:
         requests = [RotateRequest(self.strings[place]) for place in batch]
         pairs: list[TokenPair] = meter.run(lambda: self.service.rotate_many(requests))
         return [pair.refresh_token for pair in pairs]  # an error as a value has none, and ends the run
@@ -193,7 +193,7 @@ def _sign(token: PresentedToken, key: SigningKey, user_id: str, scope: str, now:
 
 
 @dataclass(slots=True)
-class _Parts:
+class Parts:
     """µs of CPU for one token each: the token work of the floor, and a signature without its JWT."""
 
     parse: list[float] = field(default_factory=list)
@@ -213,7 +213,7 @@ class _Parts:
             (self.sign, lambda: [_sign(token, key, user, "profile", now) for token in tokens]),
             (self.bare, lambda: [private.sign(message, es256) for _ in tokens]),
         ):
-            meter = _Meter()
+            meter = Meter()
             meter.run(part)
             found.append(meter.cpu / 1e3 / len(strings))
 
@@ -232,7 +232,7 @@ def main() -> int:
     many, slices = (512, 1) if given.quick else (given.logins, given.slices)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "service.db"
-        strings = _build(path, many)
+        strings = build(path, many)
         contenders: list[_Contender] = []
         try:
             for name in ("update", "floor"):
@@ -240,12 +240,12 @@ def main() -> int:
             key = generate_signing_key()
             service = _Service(strings, path)
             contenders += [
-                _Update(strings, path.with_name("update.db")),
+                Update(strings, path.with_name("update.db")),
                 _Floor(strings, path.with_name("floor.db"), key),
                 service,
             ]
             before = _size(path)
-            parts = _Parts()
+            parts = Parts()
             rows = [_measure(contenders, parts, key, size, slices, quick=given.quick) for size in sizes]
             grown = [after - was for after, was in zip(_size(path), before, strict=True)]
             assert grown[:2] == [0, 0], "a rotation writes no row and no event"
@@ -261,7 +261,7 @@ def main() -> int:
     return 0
 
 
-def _build(path: Path, many: int) -> list[str]:
+def build(path: Path, many: int) -> list[str]:
     now = time.time_ns() // 1000
     chance = random.Random(1)
     made = [(ids.uuid7(now - many + i, chance.randbytes(10)), chance.randbytes(16)) for i in range(many)]
@@ -282,7 +282,7 @@ def _build(path: Path, many: int) -> list[str]:
 
 def _measure(
     contenders: Sequence[_Contender],
-    parts: _Parts,
+    parts: Parts,
     key: SigningKey,
     size: int,
     slices: int,
@@ -293,7 +293,7 @@ def _measure(
     many = len(contenders[0].strings)
     # A commit waits for the disk, so that small batches need more time for the same number of rotations.
     rotations = max(size, 32 if quick else 200 if size == 1 else 4096)
-    found: list[list[_Slice]] = [[] for _ in contenders]
+    found: list[list[Slice]] = [[] for _ in contenders]
     order = list(range(many))
     random.Random(2).shuffle(order)
     for turn in range(slices + 1):
@@ -350,7 +350,7 @@ def _statements(service: _Service, size: int) -> int:
     return len(sent)
 
 
-def _show(rows: list[list[str]], parts: _Parts, many: int, slices: int, pages: int) -> None:
+def _show(rows: list[list[str]], parts: Parts, many: int, slices: int, pages: int) -> None:
     parse, successor, sign, bare = (
         statistics.median(part) for part in (parts.parse, parts.successor, parts.sign, parts.bare)
     )
