@@ -346,6 +346,8 @@ EXAMPLES = {
     "account_limit": "5/minute",
     "address_limit": "none",
 }
+#: Nothing is a value of these.
+LISTS = {"trusted_proxies", "cors_origins"}
 
 
 def test_there_is_an_example_of_every_open_setting() -> None:
@@ -442,9 +444,15 @@ def test_a_bad_value_names_setting_and_source(cwd: Path, name: str, text: str) -
     assert f"{name} from ./tokenctl.toml" in refused(cwd)
 
 
-@pytest.mark.parametrize("name", sorted(EXAMPLES))
+@pytest.mark.parametrize("name", sorted(EXAMPLES.keys() - LISTS))
 def test_an_empty_flag_is_not_the_same_as_no_flag(cwd: Path, name: str) -> None:
     assert f"{name} from flag" in refused(cwd, flags={name: ""})
+
+
+@pytest.mark.parametrize("name", sorted(LISTS))
+def test_an_empty_flag_is_an_empty_list(cwd: Path, name: str) -> None:
+    loaded = read(cwd, flags={name: ""}, environ={f"TOKENCTL_{name.upper()}": EXAMPLES[name]})
+    assert getattr(loaded.settings, name) == ()
 
 
 def test_two_settings_that_do_not_fit_name_both_sources(cwd: Path) -> None:

@@ -45,16 +45,17 @@ async def register(call: Call, body: messages.Register) -> Answer:
     site = call.site
     if site.settings.registration == "closed":
         raise Forbidden("registration is closed: an operator makes the users")
-    site.throttle.address("register", call.ip)
-    site.throttle.address_failed("register", call.ip)
-    pair = await site.logins.run(
-        site.service.register,
-        body.username,
-        body.password,
-        client_id=body.client_id,
-        scope=body.scope,
-        context=call.context,
-    )
+    async with site.slow_refusals():
+        site.throttle.address("register", call.ip)
+        site.throttle.address_failed("register", call.ip)
+        pair = await site.logins.run(
+            site.service.register,
+            body.username,
+            body.password,
+            client_id=body.client_id,
+            scope=body.scope,
+            context=call.context,
+        )
     return _answer(call, pair, status=201)
 
 
@@ -68,15 +69,16 @@ async def login(call: Call, body: messages.Login) -> Answer:
     call.client_id = body.client_id
     context = call.context
     try:
-        site.throttle.attempt(body.username, call.ip)
-        pair = await site.logins.run(
-            site.service.login,
-            body.username,
-            body.password,
-            client_id=body.client_id,
-            scope=body.scope,
-            context=context,
-        )
+        async with site.slow_refusals():
+            site.throttle.attempt(body.username, call.ip)
+            pair = await site.logins.run(
+                site.service.login,
+                body.username,
+                body.password,
+                client_id=body.client_id,
+                scope=body.scope,
+                context=context,
+            )
     except Throttled:
         site.metrics.login("throttled")
         raise
@@ -222,16 +224,17 @@ async def change_password(call: Call, body: messages.ChangePassword) -> None:
     site = call.site
     access = await site.access(call)
     context = call.context
-    site.throttle.attempt(access.user_name, call.ip)
     try:
-        done = await site.logins.run(
-            site.service.users.change_password,
-            access.user_id,
-            body.current_password,
-            body.new_password,
-            keep=access.token_id,
-            context=context,
-        )
+        async with site.slow_refusals():
+            site.throttle.attempt(access.user_name, call.ip)
+            done = await site.logins.run(
+                site.service.users.change_password,
+                access.user_id,
+                body.current_password,
+                body.new_password,
+                keep=access.token_id,
+                context=context,
+            )
     except WrongPassword:
         site.throttle.address_failed("login", call.ip)
         raise CurrentPasswordWrong("the current password is wrong") from None

@@ -1,7 +1,7 @@
 """The threads that do what must not be done on the event loop, each with a bound on what waits.
 
-Owns that a flood of logins cannot slow refreshes: password hashes are computed by two threads of the lowest
-priority, and what waits for them is few; the rest is told to come back.
+Owns that a flood of logins cannot slow refreshes: password hashes are computed by one or two threads of the
+lowest priority, and what waits for them is few; the rest is told to come back.
 """
 
 from __future__ import annotations
@@ -54,9 +54,13 @@ class Pool:
         self._executor.shutdown()
 
 
-def hashing_executor(threads: int = 2) -> ThreadPoolExecutor:
+#: How many passwords are hashed at once: not on all cores, one of them stays with the refreshes.
+HASHING_THREADS = max(1, min(2, (os.cpu_count() or 1) - 1))
+
+
+def hashing_executor() -> ThreadPoolExecutor:
     """The threads that hash passwords, and nothing else: they hold no lock that a refresh could wait for."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="hashing", initializer=_lowest_priority)
+    return ThreadPoolExecutor(HASHING_THREADS, thread_name_prefix="hashing", initializer=_lowest_priority)
 
 
 def _lowest_priority() -> None:

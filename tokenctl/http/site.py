@@ -5,15 +5,18 @@ One Site lives from start to stop of a server. Handlers reach everything through
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import AsyncIterator
 from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from tokenctl.errors import InvalidToken
+from tokenctl.errors import Busy, InvalidToken, Throttled
 from tokenctl.http.logs import WriteLine, masked
 from tokenctl.http.metrics import Metrics
-from tokenctl.http.pools import Pool
+from tokenctl.http.pools import HASHING_THREADS, Pool
 from tokenctl.http.problems import Forbidden, Headers
 from tokenctl.http.rotations import Rotations
 from tokenctl.http.throttle import Throttle
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 LOCAL_ORIGIN = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?")
 #: Passwords that are checked or wait for it; the next caller is told to come back.
 MAX_LOGINS = 16
+#: How long (s) a login that is turned away waits for its answer.
+_REFUSAL_DELAY = 0.2
 
 
 class Site:
@@ -47,8 +52,9 @@ class Site:
         self._hashing = hashing
         #: For calls of the database that are no rotation.
         self.database = Pool("database", threads=8, limit=256)
-        #: For calls that wait for a password's hash: no other call waits behind them.
-        self.logins = Pool("logins", threads=MAX_LOGINS, limit=MAX_LOGINS)
+        #: For calls that wait for a password's hash: no other call waits behind them. One more thread than
+        #: hash, so that one writes meanwhile; more would only compete for the writer's turn.
+        self.logins = Pool("logins", threads=HASHING_THREADS + 1, limit=MAX_LOGINS)
         self.metrics.watch("database", lambda: self.database.held)
         self.metrics.watch("logins", lambda: self.logins.held)
         # A client that waits this long and retries is still well inside the grace.
@@ -70,6 +76,19 @@ class Site:
         self.service.close()
 
     # --- callers ---
+
+    @asynccontextmanager
+    async def slow_refusals(self) -> AsyncIterator[None]:
+        """Let a caller who may not try, or for whom there is no room, wait a little before it is told.
+
+        Without this a program that never waits collects thousands of refusals a second, on the event loop
+        that the refreshes need.
+        """
+        try:
+            yield
+        except (Throttled, Busy):
+            await asyncio.sleep(_REFUSAL_DELAY)
+            raise
 
     async def access(self, call: Call) -> Access:
         """Who the access token is of; its login lives. Raises CredentialsMissing, InvalidAccessToken."""
