@@ -181,7 +181,7 @@ def sqlite_engine(path: Path, timeout: float, *, foreign_keys: bool = True) -> E
             # A checkpoint writes a page once, however often it was committed, and the writer waits for it:
             # rare is cheap. In pages, so the log stays within 64 MB.
             connection.execute("PRAGMA wal_autocheckpoint = 16000")
-            # UPDATE … FROM keeps what it is about to change in a temporary table: not in a file for each batch.
+            # UPDATE … FROM keeps what it will change in a temporary table: not in a file for each batch.
             connection.execute("PRAGMA temp_store = MEMORY")
         except sqlite3.Error:  # the file is no database
             connection.close()
