@@ -14,7 +14,7 @@ from typing import Any
 from tokenctl import Settings
 from tokenctl.core.keys import format_master_key, generate_signing_key
 from tokenctl.service.database import build_database
-from tokenctl.storage.engine import WRITE_TIMEOUT, sqlite_engine
+from tokenctl.storage.sqlite import WRITE_TIMEOUT, sqlite_engine
 
 MASTER_KEY = b"a master key for benchmarks, 32b"
 DAY = 86_400_000_000  # µs
@@ -28,7 +28,7 @@ _COLUMNS = (
 
 def build(path: Path, *, users: int, rows: Iterable[tuple[Any, ...]], now: int) -> None:
     """A migrated database at `path` in WAL mode, its key beside it, with those users and rows."""
-    build_database(path, MASTER_KEY, generate_signing_key(), actor="bench", clock=lambda: now)
+    build_database(str(path), MASTER_KEY, generate_signing_key(), actor="bench", clock=lambda: now)
     path.with_name(path.name + ".key").write_text(format_master_key(MASTER_KEY) + "\n")
     insert = f"INSERT INTO refresh_tokens ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:

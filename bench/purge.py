@@ -42,8 +42,9 @@ from tokenctl import TokenService
 from tokenctl.core import ids
 from tokenctl.service import purge as purging
 from tokenctl.storage import tokens
-from tokenctl.storage.engine import Connection, Storage
+from tokenctl.storage.engine import Connection
 from tokenctl.storage.schema import refresh_tokens
+from tokenctl.storage.sqlite import SQLiteStorage
 
 _NOW = 1_772_366_400_000_000
 _SINCE = _NOW - 7 * logins.DAY
@@ -180,11 +181,11 @@ def _raw(path: Path) -> dict[str, float]:
 def _purge(path: Path, batch: int) -> dict[str, float]:
     holds: list[float] = []
     slept = 0.0
-    write, sleep = Storage.write, time.sleep
+    write, sleep = SQLiteStorage.write, time.sleep
 
     @contextmanager
-    def watched_write(storage: Storage) -> Iterator[Connection]:
-        with write(storage) as connection:
+    def watched_write(storage: SQLiteStorage, *, lock_wait: float | None = None) -> Iterator[Connection]:
+        with write(storage, lock_wait=lock_wait) as connection:
             began = time.perf_counter()
             yield connection
         holds.append(time.perf_counter() - began)
@@ -195,7 +196,7 @@ def _purge(path: Path, batch: int) -> dict[str, float]:
         sleep(seconds)
         slept += time.perf_counter() - began
 
-    Storage.write = watched_write  # type: ignore[method-assign, assignment] # it only watches
+    SQLiteStorage.write = watched_write  # type: ignore[method-assign, assignment] # it only watches
     time.sleep = watched_sleep  # type: ignore[assignment] # it only watches
     with TokenService(logins.settings(path), clock=lambda: _NOW) as service:
         before, began = _peak(), time.perf_counter()

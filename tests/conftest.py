@@ -86,7 +86,7 @@ def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a new database and its key, made once, to be copied by each test."""
     directory = tmp_path_factory.mktemp("new")
     key = generate_signing_key()
-    build_database(directory / "tokens.db", MASTER_KEY, key, actor="test", clock=lambda: START)
+    build_database(str(directory / "tokens.db"), MASTER_KEY, key, actor="test", clock=lambda: START)
     (directory / "tokens.db.key").write_text(format_master_key(MASTER_KEY) + "\n")
     return directory
 

@@ -208,7 +208,7 @@ def test_its_key_opens_only_what_is_marked(copy: Path, strings: dict[str, str]) 
 def test_a_mark_gives_the_public_key_to_no_other_database(tmp_path: Path) -> None:
     key = load_signing_key(base64.b64decode(_SIGNING_KEY), "ES256")
     build_database(
-        tmp_path / "real.db", b"another master key, of 32 bytes!", key, actor="test", clock=lambda: NOW
+        str(tmp_path / "real.db"), b"another master key, of 32 bytes!", key, actor="test", clock=lambda: NOW
     )
     with closing(sqlite3.connect(tmp_path / "real.db")) as connection, connection:
         connection.execute("INSERT INTO meta (key, value) VALUES ('sample_clock', ?)", (str(NOW),))

@@ -290,6 +290,47 @@ class DatabaseLocked(DatabaseError):
     code = "db.locked"
 
 
+class RowLocked(DatabaseLocked):
+    """Somebody else's transaction has had the row for too long."""
+
+    code = "db.row_locked"
+    hint = "repeat the call in a moment; in pg_stat_activity stands who has it"
+
+
+class DatabaseAway(DatabaseError):
+    """The database server does not answer; nothing of the transaction was kept."""
+
+    code = "db.away"
+    hint = "is it running, and is the address right? repeat the call when it is"
+
+
+class ConnectionRefused(DatabaseError):
+    """The database server is there and does not let us in: no patience will help."""
+
+    code = "db.connection_refused"
+
+
+class OutcomeUnknown(DatabaseAway):
+    """The connection broke during a commit: it was kept as a whole, or not at all."""
+
+    code = "db.outcome_unknown"
+    hint = "look what was kept, and repeat the call if it was not"
+
+
+class TransactionAborted(DatabaseError):
+    """The database gave the transaction up for the sake of another one; nothing of it was kept."""
+
+    code = "db.aborted"
+    hint = "repeat the call"
+
+
+class ClockApart(DatabaseError):
+    """This machine's clock and the database's are too far apart to judge what is reuse."""
+
+    code = "db.clock_apart"
+    hint = "synchronise both clocks (NTP)"
+
+
 class DatabaseReadOnly(DatabaseError):
     code = "db.read_only"
     hint = "check the owner and the mode of the file and of its directory"

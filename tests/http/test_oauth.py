@@ -501,7 +501,7 @@ def test_tokens_stay_verifiable_across_a_rotation_of_the_keys(live: Live) -> Non
 def test_with_rs256_all_goes_as_well(tmp_path: Path) -> None:
     key = generate_signing_key("RS256")
     database = tmp_path / "tokens.db"
-    build_database(database, MASTER_KEY, key, actor="test", clock=lambda: START)
+    build_database(str(database), MASTER_KEY, key, actor="test", clock=lambda: START)
     database.with_name("tokens.db.key").write_text(format_master_key(MASTER_KEY))
     settings = Settings(database=str(database), algorithm="RS256")
     with running(settings, Clock()) as live:

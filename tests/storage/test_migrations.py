@@ -21,9 +21,8 @@ from sqlalchemy.engine import Connection, Engine
 
 from tokenctl.errors import NotMigrated
 from tokenctl.storage import schema
-from tokenctl.storage.create import upgrade as upgrade_file
-from tokenctl.storage.engine import Storage
 from tokenctl.storage.migrate import current_revision, differences, upgrade
+from tokenctl.storage.sqlite import SQLiteFile, SQLiteStorage
 
 USER = {
     "id": b"u" * 16,
@@ -202,7 +201,7 @@ def first(engine: Engine) -> Engine:
 
 class TestFromTheFirstRelease:
     def test_the_rows_stay_and_get_what_they_lack(self, first: Engine, tmp_path: Path) -> None:
-        assert upgrade_file(tmp_path / "tokens.db") == ("0001", schema.SCHEMA_VERSION)
+        assert SQLiteFile(str(tmp_path / "tokens.db")).upgrade() == ("0001", schema.SCHEMA_VERSION)
         with first.connect() as connection:
             clients = connection.execute(sa.select(schema.clients).order_by(schema.clients.c.id)).all()
             assert clients == [("default", 0, 0, None), ("web", 7, 3, None)]
@@ -214,7 +213,7 @@ class TestFromTheFirstRelease:
             assert connection.scalar(sa.select(schema.refresh_tokens.c.client_id)) == "web"
 
     def test_the_schema_is_that_of_a_new_database(self, first: Engine, tmp_path: Path) -> None:
-        upgrade_file(tmp_path / "tokens.db")
+        SQLiteFile(str(tmp_path / "tokens.db")).upgrade()
         assert found(first) == []
         other = engine_on(tmp_path / "other.db")
         with other.begin() as connection, first.connect() as upgraded:
@@ -223,7 +222,7 @@ class TestFromTheFirstRelease:
 
     def test_the_first_schema_is_not_this_release_s(self, first: Engine, tmp_path: Path) -> None:
         with (
-            closing(Storage(str(tmp_path / "tokens.db"))) as storage,
+            closing(SQLiteStorage(tmp_path / "tokens.db")) as storage,
             pytest.raises(NotMigrated) as caught,
         ):
             storage.check_migrated()

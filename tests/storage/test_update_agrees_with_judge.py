@@ -23,8 +23,7 @@ from tokenctl.core.rotation import Policy, Presented, Verdict, judge
 from tokenctl.core.token_string import LAST_GENERATION, PresentedToken, hash_secret
 from tokenctl.storage import swap as swap_statements
 from tokenctl.storage import tokens as token_rows
-from tokenctl.storage.create import create
-from tokenctl.storage.engine import sqlite_engine
+from tokenctl.storage.sqlite import SQLiteFile, sqlite_engine
 from tokenctl.storage.swap import Swap, Swapped
 
 DAY = 24 * 3600 * 1_000_000
@@ -44,7 +43,7 @@ Table = dict[bytes, dict[str, Any]]
 def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
     """On a new database; roll back what you do."""
     path = tmp_path_factory.mktemp("agrees") / "tokens.db"
-    create(path, lambda _: None)
+    SQLiteFile(str(path)).create(lambda _: None)
     engine = sqlite_engine(path, 1.0)
     with engine.connect() as connection:
         yield connection

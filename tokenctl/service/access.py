@@ -20,6 +20,7 @@ from tokenctl.core.token_string import PresentedToken
 from tokenctl.errors import InvalidAccessToken, InvalidInput, InvalidToken, TokenNotFound, TokenRefused
 from tokenctl.service.revocation import Revocation, exposure, revoke_all_of_user, revoke_chunk
 from tokenctl.service.runtime import Runtime
+from tokenctl.service.transactions import repeated
 from tokenctl.storage import tokens, users
 from tokenctl.storage.engine import Connection
 from tokenctl.storage.tokens import Revoked
@@ -63,6 +64,7 @@ class Introspection:
 # --- looking ---------------------------------------------------------------------------------
 
 
+@repeated
 def check_access(runtime: Runtime, access_token: str) -> Access:
     """See `TokenService.check_access`."""
     claims = _verified(runtime, access_token)
@@ -99,6 +101,7 @@ def introspect(runtime: Runtime, token: str) -> Introspection | None:
     )
 
 
+@repeated
 def _introspect_refresh_token(runtime: Runtime, text: str) -> Introspection | None:
     token = token_string.parse(text, runtime.keys.mac)
     with runtime.storage.read() as connection:
@@ -122,6 +125,7 @@ def _introspect_refresh_token(runtime: Runtime, text: str) -> Introspection | No
     )
 
 
+@repeated
 def sessions(runtime: Runtime, user_id: str, *, limit: int) -> list[RefreshToken]:
     """See `TokenService.sessions`."""
     user_id = ids.parse_user_id(user_id)
@@ -165,6 +169,7 @@ def _live_login(runtime: Runtime, connection: Connection, claims: AccessClaims) 
 # --- ending ----------------------------------------------------------------------------------
 
 
+@repeated
 def end_session(runtime: Runtime, user_id: str, token_id: str, *, actor: str, context: Context) -> bool:
     """See `TokenService.end_session`."""
     user_id, actor = ids.parse_user_id(user_id), runtime.who(actor)
@@ -181,6 +186,7 @@ def end_session(runtime: Runtime, user_id: str, token_id: str, *, actor: str, co
         return bool(_end(connection, row, now=now, reason="session ended", actor=actor, context=context))
 
 
+@repeated
 def logout(
     runtime: Runtime, refresh_token: str, *, client_id: str, everywhere: bool, context: Context
 ) -> Revocation:
@@ -239,6 +245,7 @@ def revoke_presented(runtime: Runtime, token: str, *, client_id: str, context: C
         return False
 
 
+@repeated
 def _revoke_refresh_token(runtime: Runtime, text: str, client_id: str, context: Context) -> bool:
     token = token_string.parse(text, runtime.keys.mac)
     with runtime.storage.write() as connection:
@@ -246,6 +253,7 @@ def _revoke_refresh_token(runtime: Runtime, text: str, client_id: str, context: 
         return row is not None and _end_for_client(runtime, connection, row, context)
 
 
+@repeated
 def _revoke_access_token(runtime: Runtime, text: str, client_id: str, context: Context) -> bool:
     claims = _verified(runtime, text)
     if claims.client_id != client_id:

@@ -26,10 +26,9 @@ from tokenctl.service.runtime import (
 )
 from tokenctl.settings import Settings
 from tokenctl.storage import events, keys, migrate
-from tokenctl.storage.create import create, sweep, write_new_file
-from tokenctl.storage.create import upgrade as upgrade_schema
-from tokenctl.storage.engine import Connection, Storage, is_there, sqlite_path
+from tokenctl.storage.engine import Connection, Location, locate
 from tokenctl.storage.events import Event
+from tokenctl.storage.files import is_there, write_new_file
 from tokenctl.storage.schema import SCHEMA_VERSION
 
 
@@ -40,7 +39,8 @@ class Initialised:
     created: False when it was there already and nothing was changed.
     """
 
-    database: Path
+    #: A path, or an address without its password.
+    database: str
     kid: str
     schema: str
     key_file: Path | None
@@ -56,34 +56,32 @@ def initialise(settings: Settings, *, actor: str = "service", development: bool 
     Losing the master key ends every login: keep a copy of it apart from the database.
     Raises KeyWrong or KeyMissing when a database is there whose key is not, and DatabaseError's kinds.
     """
-    path = sqlite_path(settings.database)
-    there = is_there(path)
-    sweep(path)
-    key_file = None if settings.master_key is not None else key_path(settings, path)
+    location = locate(settings.database)
+    there = location.exists()
+    location.sweep()
+    key_file = None if settings.master_key is not None else key_path(settings, location)
     if there:
-        if path.is_dir():
-            raise DatabaseExists(f"{path} is a directory", hint=f"--database {path / 'tokenctl.db'}")
-        return _found(settings, path, key_file)
+        return _found(settings, location, key_file)
     if key_file is not None and not is_there(key_file):
         master = generate_master_key()
         try:
             write_new_file(key_file, format_master_key(master).encode("ascii") + b"\n")
         except FileExistsError:  # another init was faster; both go on with its key
-            master = read_master_key(settings, key_path(settings, path))
+            master = read_master_key(settings, key_file)
     else:
-        master = read_master_key(settings, key_path(settings, path))
+        master = read_master_key(settings, key_path(settings, location))
     signing_key = generate_signing_key(settings.algorithm)
     try:
-        build_database(path, master, signing_key, actor=actor, development=development)
+        build_database(settings.database, master, signing_key, actor=actor, development=development)
     except DatabaseExists:
-        return _found(settings, path, key_file)
+        return _found(settings, location, key_file)
     return Initialised(
-        database=path, kid=signing_key.kid, schema=SCHEMA_VERSION, key_file=key_file, created=True
+        database=location.label, kid=signing_key.kid, schema=SCHEMA_VERSION, key_file=key_file, created=True
     )
 
 
 def build_database(
-    path: Path,
+    database: str,
     master: bytes,
     signing_key: SigningKey,
     *,
@@ -108,14 +106,14 @@ def build_database(
         events.add(connection, [Event(at=now, type="key.create", actor=actor, data=facts)])
 
     # A sample is copied about, so nothing may lie beside it.
-    create(path, fill, journal_mode="WAL" if sample_clock is None else "DELETE")
+    locate(database).create(fill, portable=sample_clock is not None)
 
 
-def _found(settings: Settings, path: Path, key_file: Path | None) -> Initialised:
+def _found(settings: Settings, location: Location, key_file: Path | None) -> Initialised:
     runtime = Runtime.open(settings, clock=None, entropy=None, actor="")
     with closing(runtime.storage):
         return Initialised(
-            database=path,
+            database=location.label,
             kid=runtime.signing_key.kid,
             schema=SCHEMA_VERSION,
             key_file=None if runtime.is_sample else key_file,
@@ -126,14 +124,12 @@ def _found(settings: Settings, path: Path, key_file: Path | None) -> Initialised
 
 def upgrade(settings: Settings) -> tuple[str | None, str]:
     """Bring the schema to this release's; the versions before and after. Raises NotMigrated: it is newer."""
-    with closing(Storage(settings.database)) as storage:
-        return upgrade_schema(storage.path)
+    return locate(settings.database).upgrade()
 
 
 def check(settings: Settings) -> list[str]:
     """Where the database is damaged or not as this release makes it: a sentence each."""
-    storage = Storage(settings.database)
-    with closing(storage):
+    with closing(locate(settings.database).open()) as storage:
         storage.check_migrated()
         with storage.read() as connection:
             return migrate.differences(connection)

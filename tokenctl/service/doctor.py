@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from tokenctl.errors import TokenctlError
 from tokenctl.service.runtime import Clock, Runtime, micros
+from tokenctl.service.transactions import repeated
 from tokenctl.settings import Settings, format_duration
 from tokenctl.storage import events, tokens
-from tokenctl.storage.engine import Storage, sqlite_path
+from tokenctl.storage.engine import Storage, locate
 
 _DAY = 86_400_000_000
 _LOOK_BACK = 7 * _DAY
@@ -29,15 +30,16 @@ class Check:
 def examine(settings: Settings, *, clock: Clock | None = None) -> list[Check]:
     """Every check that can be made, in order; where the database is not usable, only those before it."""
     try:
-        path = sqlite_path(settings.database)
+        label = locate(settings.database).label
         runtime = Runtime.open(settings, clock=clock, entropy=None, actor="doctor")
     except TokenctlError as error:
         return [Check("database", ok=False, detail=error.message, fix=error.hint)]
     try:
-        checks = [Check("database", ok=True, detail=f"{path} is migrated")]
+        checks = [Check("database", ok=True, detail=f"{label} is migrated")]
         checks += _master_key(runtime)
         checks.append(_attempt("signing key", lambda: f"signs with {runtime.signing_key.kid}"))
-        checks.append(_journal(runtime.storage, sample=runtime.is_sample))
+        checks.append(_durable(runtime.storage, sample=runtime.is_sample))
+        checks.append(_attempt("clock", lambda: _clock(runtime)))
         checks.append(_critical_events(runtime))
         checks.append(_purged(runtime))
     finally:
@@ -74,16 +76,21 @@ def _master_key(runtime: Runtime) -> Iterator[Check]:
         )
 
 
-def _journal(storage: Storage, *, sample: bool) -> Check:
-    mode = storage.journal_mode()
-    return Check(
-        "journal",
-        ok=sample or mode == "wal",
-        detail=f"journal mode {mode}",
-        fix=f"sqlite3 {storage.path} 'PRAGMA journal_mode = WAL'",
+def _clock(runtime: Runtime) -> str:
+    apart = runtime.demand_same_time()
+    return (
+        "the database has no clock of its own"
+        if apart is None
+        else f"{apart / 1e6:+.3f} s from the database's"
     )
 
 
+def _durable(storage: Storage, *, sample: bool) -> Check:
+    ok, detail, fix = storage.durability()
+    return Check("durability", ok=sample or ok, detail=detail, fix=fix)
+
+
+@repeated
 def _critical_events(runtime: Runtime) -> Check:
     """An older database than its tokens, or a wrong clock: both need a person."""
     since = runtime.clock() - _LOOK_BACK
@@ -98,6 +105,7 @@ def _critical_events(runtime: Runtime) -> Check:
     )
 
 
+@repeated
 def _purged(runtime: Runtime) -> Check:
     """Whether the purge keeps up: dead rows of twice the retention mean that nobody runs it."""
     retention = runtime.settings.purge_retention

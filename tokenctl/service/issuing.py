@@ -25,6 +25,7 @@ from tokenctl.errors import (
 from tokenctl.service.pair import TokenPair, make_pair
 from tokenctl.service.revocation import exposure
 from tokenctl.service.runtime import Runtime, micros
+from tokenctl.service.transactions import repeated
 from tokenctl.storage import events, swap, tokens, users
 from tokenctl.storage.engine import Connection
 from tokenctl.storage.events import Event
@@ -43,6 +44,7 @@ class Reissue:
     access_exposure_until: int | None
 
 
+@repeated
 def issue(
     runtime: Runtime,
     user: str,
@@ -104,6 +106,7 @@ def issue(
     )
 
 
+@repeated
 def reissue(runtime: Runtime, token_id: str, *, reason: str, actor: str | None) -> Reissue:
     """See `TokenService.reissue`."""
     token_id, reason = ids.parse_token_id(token_id), clean_note(reason)

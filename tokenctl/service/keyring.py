@@ -14,6 +14,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from tokenctl.errors import KeyMissing
+from tokenctl.service.transactions import repeated
 from tokenctl.storage import keys as stored_keys
 from tokenctl.storage.engine import Storage
 from tokenctl.storage.keys import StoredKey
@@ -93,7 +94,7 @@ class KeyRing:
         """The key that signs now. Raises KeyMissing, KeyUnusable, KeyWrong."""
         key = self._fresh().signs
         if key is None:
-            raise KeyMissing(f"{self._storage.path} has no signing key in use", hint="tokenctl doctor")
+            raise KeyMissing(f"{self._storage.label} has no signing key in use", hint="tokenctl doctor")
         return self._private.get(key.kid) or self._unwrap(key)
 
     def verification_keys(self) -> Mapping[str, PublicKey]:
@@ -119,6 +120,7 @@ class KeyRing:
                 self._look = look = self._read(now)
             return look
 
+    @repeated
     def _read(self, now: int) -> _Look:
         with self._storage.read() as connection:
             keys = stored_keys.unretired(connection, now=now)

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from tokenctl.service.runtime import Entropy, Runtime, micros
+from tokenctl.service.transactions import repeated
 from tokenctl.storage import events, keys
 from tokenctl.storage.events import Event
 from tokenctl.storage.keys import StoredKey
@@ -29,6 +30,7 @@ class KeyService:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
+    @repeated
     def list(self) -> list[StoredKey]:
         """All signing keys, the newest first; the private halves stay wrapped. Needs no master key."""
         with self._runtime.storage.read() as connection:
@@ -45,6 +47,7 @@ class KeyService:
         """
         return {"keys": [dict(key.public_jwk) for key in self._runtime.key_ring.published()]}
 
+    @repeated
     def rotate(self, *, at_once: bool = False, actor: str | None = None) -> StoredKey:
         """A new signing key, of the algorithm that is set. Running processes take it up by themselves.
 

@@ -14,6 +14,7 @@ from datetime import timedelta
 from tokenctl.errors import ClockSuspect
 from tokenctl.service.revocation import Stop
 from tokenctl.service.runtime import Runtime, micros
+from tokenctl.service.transactions import repeated
 from tokenctl.storage import events, tokens
 from tokenctl.storage.events import Event
 
@@ -104,12 +105,8 @@ def _delete(
             found = tokens.next_dead(connection, after=after, dead_since=dead_since, limit=batch)
         if found is None:
             return purged, batches, True
-        with runtime.storage.write() as connection:
-            before, version = version, runtime.storage.data_version(connection)
-            deleted = tokens.delete_dead(connection, *found, dead_since=dead_since)
-            facts = {"purged": deleted}
-            event = Event(at=runtime.clock(), type="purge.batch", actor=actor, data=facts)
-            events.add(connection, [event])
+        before = version
+        deleted, version = _delete_batch(runtime, found, dead_since, actor=actor)
         purged += deleted
         batches += 1
         after = found[1]
@@ -125,6 +122,20 @@ def _delete(
     return purged, batches, False
 
 
+@repeated
+def _delete_batch(
+    runtime: Runtime, between: tuple[bytes, bytes], dead_since: int, *, actor: str
+) -> tuple[int, int]:
+    """One transaction: how many rows it deleted, and the version of the database that it found."""
+    with runtime.storage.write() as connection:
+        version = runtime.storage.data_version(connection)
+        deleted = tokens.delete_dead(connection, *between, dead_since=dead_since)
+        event = Event(at=runtime.clock(), type="purge.batch", actor=actor, data={"purged": deleted})
+        events.add(connection, [event])
+    return deleted, version
+
+
+@repeated
 def _demand_plausible_clock(runtime: Runtime, retention: timedelta, now: int) -> None:
     """A clock that is years ahead makes everything look dead, and what is deleted stays deleted.
 

@@ -18,6 +18,7 @@ from tokenctl.core.selector import Selector
 from tokenctl.core.token_string import looks_like, parse, parse_unverified
 from tokenctl.errors import ClientNotFound, ForgedToken, InvalidInput, InvalidToken
 from tokenctl.service.runtime import Runtime
+from tokenctl.service.transactions import repeated
 from tokenctl.storage import events, tokens, users
 from tokenctl.storage.engine import Connection
 from tokenctl.storage.events import Event
@@ -106,14 +107,22 @@ def revoke(runtime: Runtime, targets: Iterable[str], order: Order) -> Revocation
     while chunk := list(islice(read, tokens.CHUNK)):
         if order.stop():
             return tally.result(complete=False)
-        with runtime.storage.write() as connection:
-            now = runtime.clock()
-            rows = _named_rows(connection, chunk, tally)
-            alive = [row.id for row in rows.values() if not row.is_dead(now)]
-            done = _revoke_ids(connection, alive, now, order)
-        tally.committed(rows.values(), done)
+        named, done = _revoke_targets(runtime, chunk, order)
+        tally.committed(tally.new(chunk, named), done)
         order.progress(len(chunk))
     return tally.result()
+
+
+@repeated
+def _revoke_targets(
+    runtime: Runtime, chunk: list[_Target], order: Order
+) -> tuple[dict[bytes, RefreshToken], list[tokens.Revoked]]:
+    """One transaction: the rows that the chunk names, as they were, and what was revoked of them."""
+    with runtime.storage.write() as connection:
+        now = runtime.clock()
+        named = _named_rows(connection, chunk)
+        alive = [row.id for row in named.values() if not row.is_dead(now)]
+        return named, _revoke_ids(connection, alive, now, order)
 
 
 def preview_targets(runtime: Runtime, targets: Iterable[str]) -> Preview:
@@ -123,7 +132,8 @@ def preview_targets(runtime: Runtime, targets: Iterable[str]) -> Preview:
     found: dict[str, None] = {}
     while chunk := list(islice(read, tokens.CHUNK)):
         with runtime.storage.read() as connection:
-            found.update(dict.fromkeys(row.id for row in _named_rows(connection, chunk, tally).values()))
+            named = _named_rows(connection, chunk)
+        found.update(dict.fromkeys(row.id for row in tally.new(chunk, named)))
     selector = Selector(token_ids=tuple(sorted(found)))
     seen = preview(runtime, selector) if found else Preview(selector=selector)
     return replace(seen, unknown=tally.unknown, forged=tally.forged, malformed=tally.malformed)
@@ -149,18 +159,12 @@ def _read_targets(runtime: Runtime, targets: Iterable[str], tally: _Tally) -> It
             yield _Target(token.raw_id, token.secret_hash)
 
 
-def _named_rows(connection: Connection, chunk: list[_Target], tally: _Tally) -> dict[bytes, RefreshToken]:
-    """The rows that the chunk names, each once; counts what is unknown, and what was named before."""
+def _named_rows(connection: Connection, chunk: list[_Target]) -> dict[bytes, RefreshToken]:
+    """The rows that the chunk names, by their raw ids."""
     rows = tokens.fetch(connection, {target.raw_id for target in chunk})
-    named: dict[bytes, RefreshToken] = {}
-    for target in chunk:
-        if (row := target.means(rows.get(target.raw_id))) is None:
-            tally.unknown += 1
-        elif not tally.is_new(target.raw_id):
-            tally.repeated += 1
-        else:
-            named[target.raw_id] = row
-    return named
+    return {
+        target.raw_id: row for target in chunk if (row := target.means(rows.get(target.raw_id))) is not None
+    }
 
 
 def _revoke_ids(connection: Connection, token_ids: list[str], now: int, order: Order) -> list[tokens.Revoked]:
@@ -185,13 +189,20 @@ class _Tally:
         self.malformed = 0
         self.repeated = 0
 
-    def is_new(self, raw_id: bytes) -> bool:
-        new = raw_id not in self._seen
-        self._seen.add(raw_id)
+    def new(self, chunk: list[_Target], named: dict[bytes, RefreshToken]) -> list[RefreshToken]:
+        """The rows that are named for the first time; counts the unknown, and what was named before."""
+        new = []
+        for target in chunk:
+            if (row := target.means(named.get(target.raw_id))) is None:
+                self.unknown += 1
+            elif target.raw_id in self._seen:
+                self.repeated += 1
+            else:
+                self._seen.add(target.raw_id)
+                new.append(row)
         return new
 
-    def committed(self, named: Iterable[RefreshToken], done: list[tokens.Revoked]) -> None:
-        named = list(named)
+    def committed(self, named: list[RefreshToken], done: list[tokens.Revoked]) -> None:
         self.revoked += len(done)
         self.already_dead += len(named) - len(done)
         self._users.update(row.user_id for row in done)
@@ -244,19 +255,17 @@ def _revoke_chunks(
             if order.stop():
                 yield None
                 return
-            with runtime.storage.write() as connection:
-                done = revoke_chunk(
-                    connection,
-                    part,
-                    now=runtime.clock(),
-                    reason=order.reason,
-                    actor=order.actor,
-                    after=after,
-                )
-            if not done:
+            if not (done := _revoke_next(runtime, part, order, after)):
                 break
             yield done
             after = done[-1].raw_id
+
+
+@repeated
+def _revoke_next(runtime: Runtime, part: Selector, order: Order, after: bytes) -> list[tokens.Revoked]:
+    with runtime.storage.write() as connection:
+        now = runtime.clock()
+        return revoke_chunk(connection, part, now=now, reason=order.reason, actor=order.actor, after=after)
 
 
 def revoke_chunk(
@@ -365,6 +374,7 @@ def _pages(runtime: Runtime, selector: Selector) -> Iterator[RefreshToken]:
             after = rows[-1].id
 
 
+@repeated
 def resolve(runtime: Runtime, selector: Selector) -> Selector:
     """The selector with its users as ids, and each id once, in its one form.
 

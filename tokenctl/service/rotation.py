@@ -6,6 +6,7 @@ what it left, carry out the verdicts, commit, sign. Which verdict it is, `core.r
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -23,12 +24,15 @@ from tokenctl.errors import (
     InvalidInput,
     InvalidScope,
     InvalidToken,
+    OutcomeUnknown,
+    RowLocked,
     StatementRefused,
     TokenctlError,
     TokenRefused,
 )
 from tokenctl.service.pair import TokenPair, make_pair
 from tokenctl.service.runtime import Runtime
+from tokenctl.service.transactions import repeated
 from tokenctl.storage import events, swap, tokens
 from tokenctl.storage.engine import Connection
 from tokenctl.storage.events import Event
@@ -39,6 +43,12 @@ if TYPE_CHECKING:  # cryptography costs start-up
 #: How often an entry is tried when its row changes between UPDATE and judgement.
 _ATTEMPTS = 3
 _GRANTING = frozenset({Verdict.ROTATE, Verdict.RETRY, Verdict.RECOVER})
+#: How long (s) a batch waits for a row that somebody else has locked, and how long those entries wait by
+#: themselves. One lock that is held for seconds must not hold up a whole batch.
+_BATCH_LOCK_WAIT = 0.05
+_LOCK_WAIT = 2.0
+#: A commit of unknown outcome is repeated only where the grace (µs) is longer than all of that can take.
+_SAFE_GRACE = 10_000_000
 #: What a client in a loop can cause is noted once in this time (µs): it fills no disk.
 _NOTE_INTERVAL = 60_000_000
 
@@ -79,17 +89,45 @@ class _Granted:
     retried: bool = False
 
 
-def rotate_many(runtime: Runtime, requests: Sequence[RotateRequest]) -> list[TokenPair | TokenctlError]:
-    """An answer for each request, in order: a pair, or the error to raise for it."""
+def rotate_many(
+    runtime: Runtime, requests: Sequence[RotateRequest], *, wait: bool = True
+) -> list[TokenPair | TokenctlError]:
+    """An answer for each request, in order: a pair, or the error to raise for it.
+
+    Without `wait` an entry of several whose row somebody else has locked is answered with RowLocked at once.
+    """
     read = [_read(runtime, request) for request in requests]
     entries = [entry for entry in read if isinstance(entry, _Entry)]
     # A missing key must be found before anything is committed; junk alone needs none.
     key = runtime.signing_key if entries else None
     try:
-        _transact(runtime, entries)
+        if len(entries) > 1:
+            _transact_around_locks(runtime, entries, wait=wait)
+        else:
+            _transact(runtime, entries, lock_wait=_LOCK_WAIT)
     except StatementRefused as error:
         _transact_singly(runtime, entries, error)
+    except RowLocked as error:
+        entries[0].outcome = error
     return [_answer(runtime, entry, key) for entry in read]
+
+
+def _transact_around_locks(runtime: Runtime, entries: list[_Entry], *, wait: bool) -> None:
+    """The batch; and if it would have to wait for a row, all but the locked ones, and then each of those."""
+    try:
+        _transact(runtime, entries, lock_wait=_BATCH_LOCK_WAIT)
+    except RowLocked:
+        _transact(runtime, entries, lock_wait=_BATCH_LOCK_WAIT, skip_locked=True)
+    if not wait:
+        return
+    deadline = time.monotonic() + _LOCK_WAIT
+    for entry in entries:
+        if isinstance(entry.outcome, RowLocked):
+            left = max(_BATCH_LOCK_WAIT, deadline - time.monotonic())
+            try:
+                _transact(runtime, [entry], lock_wait=left)
+            except (RowLocked, StatementRefused) as error:
+                entry.outcome = error
 
 
 def _read(runtime: Runtime, request: RotateRequest) -> _Entry | TokenctlError:
@@ -117,8 +155,8 @@ def _transact_singly(runtime: Runtime, entries: list[_Entry], error: DatabaseErr
         entry.outcome = error
         if isinstance(error, StatementRefused):
             try:
-                _transact(runtime, [entry])
-            except StatementRefused as refused:
+                _transact(runtime, [entry], lock_wait=_LOCK_WAIT)
+            except (StatementRefused, RowLocked) as refused:
                 entry.outcome = refused
             except DatabaseError as away:
                 entry.outcome = error = away
@@ -152,13 +190,31 @@ def _answer(
 # --- inside the transaction ------------------------------------------------------------------
 
 
-def _transact(runtime: Runtime, entries: list[_Entry]) -> None:
+def _transact(
+    runtime: Runtime, entries: list[_Entry], *, lock_wait: float, skip_locked: bool = False
+) -> None:
+    """Give each entry its outcome, committed. A commit of unknown outcome is simply repeated.
+
+    If it was kept, the same string gets the same successor now, as any retry within the grace does.
+    """
+    try:
+        _transact_once(runtime, entries, lock_wait=lock_wait, skip_locked=skip_locked)
+    except OutcomeUnknown:
+        if runtime.policy.grace < _SAFE_GRACE:
+            raise
+        _transact_once(runtime, entries, lock_wait=lock_wait, skip_locked=skip_locked)
+
+
+@repeated
+def _transact_once(runtime: Runtime, entries: list[_Entry], *, lock_wait: float, skip_locked: bool) -> None:
     if not entries:
         return
     for entry in entries:
         entry.outcome = entry.too_wide = None
-    with runtime.storage.write() as connection:
+    with runtime.storage.write(lock_wait=lock_wait) as connection:
         batch = _Batch(runtime, connection)
+        if skip_locked:
+            entries = batch.without_locked(entries)
         for wave in _waves(entries):
             batch.run(wave)
         events.add(connection, batch.events)
@@ -186,6 +242,14 @@ class _Batch:
         self._connection = connection
         self.events: list[Event] = []
         self._noted: set[tuple[str, str, str]] = set()
+
+    def without_locked(self, entries: list[_Entry]) -> list[_Entry]:
+        """The entries whose rows are ours now; the others are answered with RowLocked."""
+        free = swap.lock_free(self._connection, [entry.token.raw_id for entry in entries])
+        for entry in entries:
+            if entry.token.raw_id not in free:
+                entry.outcome = RowLocked(f"somebody else's transaction has {entry.token.token_id}")
+        return [entry for entry in entries if entry.outcome is None]
 
     def run(self, wave: list[_Entry]) -> None:
         """Give each entry its outcome; no id may appear twice."""

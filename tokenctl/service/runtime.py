@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 from tokenctl.core.names import clean_note
 from tokenctl.core.rotation import Policy
-from tokenctl.errors import KeyMissing, KeyUnusable, KeyWrong
+from tokenctl.errors import ClockApart, DatabaseAway, KeyMissing, KeyUnusable, KeyWrong
 from tokenctl.service.keyring import KeyRing
 from tokenctl.settings import Settings
 from tokenctl.storage import keys as stored_keys
-from tokenctl.storage.engine import Storage
+from tokenctl.storage.engine import Location, Storage, locate
 
 if TYPE_CHECKING:  # cryptography costs start-up, and half of the commands need no key
     from tokenctl.core.access_token import PublicKey
@@ -32,6 +32,9 @@ if TYPE_CHECKING:  # cryptography costs start-up, and half of the commands need 
 Clock = Callable[[], int]
 #: Returns that many random bytes.
 Entropy = Callable[[int], bytes]
+
+#: More (µs) than two clocks that are kept by NTP ever differ.
+_CLOCKS_APART = 2_000_000
 
 #: The master key of the sample database: public by nature, and used for nothing else.
 SAMPLE_MASTER_KEY = b"tokenctl sample - not a secret!!"
@@ -59,7 +62,6 @@ class Runtime:
 
     settings: Settings
     storage: Storage
-    meta: dict[str, str]
     clock: Clock
     entropy: Entropy
     actor: str
@@ -67,20 +69,42 @@ class Runtime:
     key_path: Path
 
     @classmethod
-    def open(cls, settings: Settings, *, clock: Clock | None, entropy: Entropy | None, actor: str) -> Runtime:
-        """Open the database. Raises DatabaseMissing, NotMigrated and their relatives."""
-        storage = Storage(settings.database)
+    def open(
+        cls,
+        settings: Settings,
+        *,
+        clock: Clock | None,
+        entropy: Entropy | None,
+        actor: str,
+        may_be_away: bool = False,
+    ) -> Runtime:
+        """Open the database. Raises DatabaseMissing, NotMigrated and their relatives.
+
+        With `may_be_away` a server that does not answer is no error: it may come, and is then looked at.
+        """
+        location = locate(settings.database)
+        storage = location.open()
+        # The key's path is fixed now: the key itself may be read after a change of directory.
+        where = key_path(settings, location).absolute()
+        runtime = cls(settings, storage, clock or system_clock, entropy or secrets.token_bytes, actor, where)
         try:
-            meta = storage.check_migrated()
+            stopped_at = runtime.meta.get(stored_keys.SAMPLE_CLOCK)
+        except DatabaseAway:
+            if may_be_away:
+                return runtime
+            storage.close()
+            raise
         except BaseException:
             storage.close()
             raise
-        if clock is None:
-            stopped_at = meta.get(stored_keys.SAMPLE_CLOCK)
-            clock = system_clock if stopped_at is None else standing_clock(int(stopped_at))
-        # The key's path is fixed now: the key itself may be read after a change of directory.
-        where = key_path(settings, storage.path)
-        return cls(settings, storage, meta, clock, entropy or secrets.token_bytes, actor, where)
+        if clock is None and stopped_at is not None:
+            return replace(runtime, clock=standing_clock(int(stopped_at)))
+        return runtime
+
+    @cached_property
+    def meta(self) -> dict[str, str]:
+        """What the database says of itself. Raises NotMigrated, DatabaseAway and their relatives."""
+        return self.storage.check_migrated()
 
     def who(self, actor: str | None) -> str:
         """Who stands in the audit log. Raises InvalidInput."""
@@ -106,6 +130,23 @@ class Runtime:
     @cached_property
     def access_ttl(self) -> int:
         return micros(self.settings.access_ttl)
+
+    def demand_same_time(self) -> int | None:
+        """How far (µs) this clock is from the database's; None where that has none. Raises ClockApart.
+
+        Nodes judge what is reuse by their own clocks: within the tolerance of `core.rotation` all is well.
+        """
+        before = self.clock()
+        theirs = self.storage.clock()
+        if theirs is None:
+            return None
+        apart = (before + self.clock()) // 2 - theirs
+        if abs(apart) > _CLOCKS_APART:
+            raise ClockApart(
+                f"this clock and the one of {self.storage.label} are {abs(apart) / 1e6:.1f} s apart",
+                seconds=apart / 1e6,
+            )
+        return apart
 
     # --- keys ---
 
@@ -134,7 +175,7 @@ class Runtime:
         keys = derive_keys(master)
         if keys.check != self.meta.get(stored_keys.MASTER_KEY_CHECK):
             raise KeyWrong(
-                f"the master key from {self.key_source} is not the one of {self.storage.path}",
+                f"the master key from {self.key_source} is not the one of {self.storage.label}",
                 hint="name the file that `tokenctl init` made with --key-file",
             )
         return keys
@@ -153,13 +194,9 @@ class Runtime:
         return self.key_ring.verification_keys()
 
 
-def key_path(settings: Settings, database: Path) -> Path:
-    """The master key's file: as set, or beside the database."""
-    if settings.key_file is not None:
-        return Path(settings.key_file).absolute()
-    if database.is_symlink():
-        database = database.resolve()  # it leads to the key as well
-    return database.with_name(database.name + ".key")
+def key_path(settings: Settings, location: Location) -> Path:
+    """The master key's file: as set, or the database's own."""
+    return location.key_file if settings.key_file is None else Path(settings.key_file).absolute()
 
 
 def read_master_key(settings: Settings, path: Path) -> bytes:

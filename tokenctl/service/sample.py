@@ -30,7 +30,7 @@ from tokenctl.service.database import build_database
 from tokenctl.service.runtime import SAMPLE_MASTER_KEY, micros
 from tokenctl.service.tokens import TokenService
 from tokenctl.settings import Settings
-from tokenctl.storage.create import file_errors
+from tokenctl.storage.files import file_errors
 
 #: Where the sample's clock stands (µs): 2026-03-14 03:10 UTC.
 NOW = 1_773_457_800_000_000
@@ -217,7 +217,7 @@ def build_sample(path: Path) -> dict[str, str]:
     ):
         building = Path(directory) / path.name
         build_database(
-            building,
+            str(building),
             SAMPLE_MASTER_KEY,
             load_signing_key(base64.b64decode(_SIGNING_KEY), "ES256"),
             actor=_OPERATOR,

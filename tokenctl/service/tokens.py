@@ -36,6 +36,7 @@ from tokenctl.service.pair import TokenPair
 from tokenctl.service.revocation import Preview, Progress, Revocation, Stop, never, unseen
 from tokenctl.service.rotation import RotateRequest, rotate_many
 from tokenctl.service.runtime import Clock, Entropy, Runtime
+from tokenctl.service.transactions import repeated
 from tokenctl.service.users import ClientService, UserService
 from tokenctl.settings import Settings
 from tokenctl.storage import events, tokens
@@ -74,8 +75,10 @@ class TokenService:
     `actor` stands in the audit log where a call names nobody.
     `hashing`, a pool of threads: password hashes are computed there instead of in the caller's thread.
     It stays the caller's to shut down, and what it raises when it takes no more work comes through.
-    The constructor raises DatabaseMissing and NotMigrated; what needs the master key raises KeyMissing,
-    KeyUnusable or KeyWrong, and everything else works without it.
+    `may_be_away`: a database server that does not answer yet is no error; until it does, calls raise
+    DatabaseAway.
+    The constructor raises DatabaseMissing, NotMigrated and DatabaseAway; what needs the master key raises
+    KeyMissing, KeyUnusable or KeyWrong, and everything else works without it.
     """
 
     def __init__(
@@ -87,8 +90,11 @@ class TokenService:
         passwords: PasswordPolicy | None = None,
         hashing: Executor | None = None,
         actor: str = "service",
+        may_be_away: bool = False,
     ) -> None:
-        self._runtime = Runtime.open(settings or Settings(), clock=clock, entropy=entropy, actor=actor)
+        self._runtime = Runtime.open(
+            settings or Settings(), clock=clock, entropy=entropy, actor=actor, may_be_away=may_be_away
+        )
         self.users = UserService(self._runtime, passwords, hashing)
         self.clients = ClientService(self._runtime)
         self.keys = KeyService(self._runtime)
@@ -121,9 +127,10 @@ class TokenService:
     def ready(self) -> None:
         """Whether this can serve, for a health check: the database answers, and its schema is this release's.
 
-        Raises a kind of DatabaseError when it cannot.
+        Raises a kind of DatabaseError when it cannot, ClockApart when its clock is another one than ours.
         """
         self._runtime.storage.check_migrated()
+        self._runtime.demand_same_time()
 
     def now(self) -> int:
         """The time that the rules are asked with, in µs."""
@@ -237,13 +244,16 @@ class TokenService:
             raise result
         return result
 
-    def rotate_many(self, requests: Sequence[RotateRequest]) -> list[TokenPair | TokenctlError]:
+    def rotate_many(
+        self, requests: Sequence[RotateRequest], *, wait: bool = True
+    ) -> list[TokenPair | TokenctlError]:
         """`rotate` for each request, in one transaction: an answer for each, in order, errors as values.
 
-        Two requests with one token are handled one after the other. Raises DatabaseError when nothing
-        could be done for any of them.
+        Two requests with one token are handled one after the other. A row that somebody else's transaction
+        has locked holds up no other: it is waited for at the end, for 2 s in all, or without `wait` not at
+        all; then its answer is RowLocked. Raises DatabaseError when nothing could be done for any of them.
         """
-        return rotate_many(self._runtime, requests)
+        return rotate_many(self._runtime, requests, wait=wait)
 
     def reissue(self, token_id: str, *, reason: str = "reissued", actor: str | None = None) -> Reissue:
         """A new string for a live login whose string is not at hand; every older one stops working.
@@ -254,6 +264,7 @@ class TokenService:
 
     # --- looking -----------------------------------------------------------------------------
 
+    @repeated
     def inspect(self, target: str, *, client_id: str | None = None) -> Inspection:
         """All that is known of a login, named by its id or by a string of any generation. Changes nothing.
 
@@ -395,6 +406,7 @@ class TokenService:
         order = revocation.Order(clean_note(reason), self._runtime.who(actor), stop, progress)
         return revocation.revoke_matching(self._runtime, selector, order)
 
+    @repeated
     def declare_restored(self, *, actor: str | None = None) -> int:
         """Say that the database was restored from a backup; the instant from which that holds (µs).
 

@@ -28,6 +28,7 @@ from tokenctl.errors import (
 )
 from tokenctl.service.revocation import exposure, revoke_all_of_user
 from tokenctl.service.runtime import Runtime, micros
+from tokenctl.service.transactions import repeated
 from tokenctl.storage import events, users
 from tokenctl.storage.engine import Connection
 from tokenctl.storage.events import Event
@@ -73,6 +74,7 @@ class UserService:
 
     # --- reading ---
 
+    @repeated
     def get(self, user: str) -> User:
         """The user. Raises UserNotFound."""
         with self._runtime.storage.read() as connection:
@@ -89,6 +91,7 @@ class UserService:
                 return
             after = page[-1].name
 
+    @repeated
     def count(self) -> int:
         """How many users there are."""
         with self._runtime.storage.read() as connection:
@@ -96,6 +99,7 @@ class UserService:
 
     # --- changing ---
 
+    @repeated
     def create(
         self,
         name: str,
@@ -125,6 +129,7 @@ class UserService:
                 return user
         raise UserExists(f"there is a user {name} already", hint=f"tokenctl user show {name}")
 
+    @repeated
     def disable(
         self,
         user: str,
@@ -154,6 +159,7 @@ class UserService:
             ended = [] if until else self._end_logins(connection, found, now, reason, actor)
             return self._changed(users.require(connection, found.id), ended)
 
+    @repeated
     def enable(self, user: str, *, actor: str | None = None) -> UserChange:
         """Let a user in again. Revoked logins stay revoked. Raises UserNotFound."""
         with self._runtime.storage.write() as connection:
@@ -162,6 +168,7 @@ class UserService:
             self._note(connection, "user.enable", found, self._runtime.clock(), actor)
             return self._changed(users.require(connection, found.id), [])
 
+    @repeated
     def delete(self, user: str, *, reason: str = "user deleted", actor: str | None = None) -> UserChange:
         """Delete a user and, by cascade, every login; each alive leaves an event. Raises UserNotFound."""
         with self._runtime.storage.write() as connection:
@@ -172,6 +179,7 @@ class UserService:
             self._note(connection, "user.delete", found, now, actor, reason=reason)
             return self._changed(found, ended)
 
+    @repeated
     def set_password(
         self, user: str, password: str, *, reason: str = "password changed", actor: str | None = None
     ) -> UserChange:
@@ -188,6 +196,7 @@ class UserService:
             ended = self._end_logins(connection, found, now, reason, actor)
             return self._changed(users.require(connection, found.id), ended)
 
+    @repeated
     def change_password(
         self,
         user_id: str,
@@ -294,6 +303,7 @@ class UserService:
         if not known_scheme(password_hash):
             raise InvalidInput("the password hash is of no scheme that can be verified")
 
+    @repeated
     def _failed(self, user: User | None, reason: str, client_id: str, context: Context) -> NoReturn:
         """Note a failed login, then raise. A name that is no user's may be a password: it is not noted."""
         with self._runtime.storage.write() as connection:
@@ -310,6 +320,7 @@ class UserService:
             events.add(connection, [event])
         raise WrongPassword("the user name or the password is wrong")
 
+    @repeated
     def _refused_change(self, user: User, reason: str, context: Context) -> WrongPassword:
         """Note that a user could not change the password; what to raise for it."""
         with self._runtime.storage.write() as connection:
@@ -379,6 +390,7 @@ class ClientService:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
+    @repeated
     def create(self, client_id: str, *, introspect: bool = False, actor: str | None = None) -> NewClient:
         """A new client that users log in to; or, with `introspect`, a resource server with a secret.
 
@@ -399,6 +411,7 @@ class ClientService:
                 )
         raise ClientExists(f"there is a client {client_id} already", hint="tokenctl client list")
 
+    @repeated
     def require(self, client_id: str) -> Client:
         """The client. Raises InvalidInput, ClientNotFound."""
         client_id = clean_client_id(client_id)
@@ -408,6 +421,7 @@ class ClientService:
             raise ClientNotFound(f"there is no client {client_id}")
         return found
 
+    @repeated
     def authenticate(self, client_id: str, secret: str) -> Client:
         """The resource server whose secret this is.
 
@@ -425,11 +439,13 @@ class ClientService:
                 return found[0]
         raise ClientRefused("the client is not known, or its secret is wrong")
 
+    @repeated
     def list(self) -> list[Client]:
         """All clients in order of id."""
         with self._runtime.storage.read() as connection:
             return list(users.all_clients(connection))
 
+    @repeated
     def delete(self, client_id: str, *, actor: str | None = None) -> None:
         """Delete a client that nobody is logged in to. Raises ClientNotFound, InvalidInput."""
         if client_id == DEFAULT_CLIENT:

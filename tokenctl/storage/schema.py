@@ -45,6 +45,8 @@ metadata = MetaData(
 # STRICT tables of SQLite know INTEGER (64 bits there), TEXT and BLOB only.
 Int64 = BigInteger().with_variant(Integer, "sqlite")
 Id = LargeBinary(16)
+# In the order of its code points on either database, whatever the language of a server.
+Key = Text().with_variant(Text(collation="C"), "postgresql")
 
 meta = Table(
     "meta",
@@ -68,7 +70,7 @@ realm = Table(
 clients = Table(
     "clients",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("id", Key, primary_key=True),
     Column("created_at", Int64, nullable=False),
     Column("not_before", Int64, nullable=False),
     # Its CHECK is the column's own: a column that is added to a table of SQLite can bring no other.
@@ -84,7 +86,7 @@ users = Table(
     metadata,
     Column("id", Id, primary_key=True),
     Column("name", Text, nullable=False),
-    Column("name_key", Text, nullable=False, unique=True),
+    Column("name_key", Key, nullable=False, unique=True),
     Column("password_hash", Text),
     Column("created_at", Int64, nullable=False),
     Column("disabled_at", Int64),
@@ -103,7 +105,7 @@ refresh_tokens = Table(
     metadata,
     Column("id", Id, primary_key=True),
     Column("user_id", Id, ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
-    Column("client_id", Text, ForeignKey("clients.id"), nullable=False),
+    Column("client_id", Key, ForeignKey("clients.id"), nullable=False),
     Column("scope", Text, nullable=False),
     Column("generation", Int64, nullable=False),
     Column("secret_hash", LargeBinary(32), nullable=False),

@@ -56,48 +56,68 @@ def rotate(
 
     No id may appear twice; at most MAX_BATCH entries. Instants in µs.
     """
-    # A few sizes for all batches, so that few texts are compiled; the entries left over match nothing.
-    size = 1 << (len(swaps) - 1).bit_length()
-    statement, names = _rotation_text(connection.dialect, size)
+    columns: dict[str, list[Any]] = {
+        "id": [swap.token.raw_id for swap in swaps],
+        "generation": [swap.token.generation for swap in swaps],
+        "secret_hash": [swap.token.secret_hash for swap in swaps],
+        "client_id": [swap.client_id for swap in swaps],
+        "ip": [swap.context.ip for swap in swaps],
+        "user_agent": [swap.context.user_agent for swap in swaps],
+        "device": [swap.context.device for swap in swaps],
+    }
     values: dict[str, Any] = {"now": now, "access_until": access_until, "last_generation": LAST_GENERATION}
-    for i, swap in enumerate(swaps):
-        values[f"id_{i}"] = swap.token.raw_id
-        values[f"generation_{i}"] = swap.token.generation
-        values[f"secret_hash_{i}"] = swap.token.secret_hash
-        values[f"client_id_{i}"] = swap.client_id
-        values[f"ip_{i}"] = swap.context.ip
-        values[f"user_agent_{i}"] = swap.context.user_agent
-        values[f"device_{i}"] = swap.context.device
-    # On the driver: SQLAlchemy's own execution would cost more than the statement does.
-    rows = connection.exec_driver_sql(statement, tuple(values.get(name) for name in names))
+    if connection.dialect.name == "postgresql":
+        statement, _ = _rotation_text(connection.dialect, 0)
+        rows = connection.exec_driver_sql(statement, values | columns)
+    else:
+        # A few sizes for all batches, so that few texts are compiled; the entries left over match nothing.
+        statement, names = _rotation_text(connection.dialect, 1 << (len(swaps) - 1).bit_length())
+        values |= {f"{name}_{i}": value for name, column in columns.items() for i, value in enumerate(column)}
+        rows = connection.exec_driver_sql(statement, tuple(values.get(name) for name in names))
     return {row[0]: Swapped(*row) for row in rows}
 
 
 @lru_cache(maxsize=32)
 def _rotation_text(dialect: Dialect, size: int) -> tuple[str, list[str]]:
-    """The rotation's SQL for a batch of that size, and the names of its positional parameters."""
+    """The rotation's SQL for a batch of that size, and the names of its parameters where they have an order.
+
+    It is run on the driver: SQLAlchemy's own execution would cost more than the statement does.
+    """
     compiled = rotation_statement(size).compile(dialect=dialect)
     return str(compiled), list(compiled.positiontup or ())
 
 
-def rotation_statement(size: int) -> sa.Update:
-    """The one UPDATE behind every rotation. Its WHERE is `core.rotation.judge` saying ROTATE."""
-    columns: dict[str, sa.types.TypeEngine[Any]] = {
-        "id": _t.id.type,
-        "generation": _t.generation.type,
-        "secret_hash": _t.secret_hash.type,
-        "client_id": _t.client_id.type,
-        "ip": _t.last_ip.type,
-        "user_agent": _t.last_user_agent.type,
-        "device": _t.last_device.type,
-    }
-    entries = sa.values(*(sa.column(name, kind) for name, kind in columns.items()), name="entries")
-    v = entries.data(
-        [
-            tuple(sa.bindparam(f"{name}_{i}", type_=kind) for name, kind in columns.items())
+_ENTRY: dict[str, sa.types.TypeEngine[Any]] = {
+    "id": _t.id.type,
+    "generation": _t.generation.type,
+    "secret_hash": _t.secret_hash.type,
+    "client_id": _t.client_id.type,
+    "ip": _t.last_ip.type,
+    "user_agent": _t.last_user_agent.type,
+    "device": _t.last_device.type,
+}
+
+
+def _entries(size: int) -> sa.FromClause:
+    """The entries of a batch as a table: VALUES of that many rows, or with 0 an array for each column."""
+    if size:
+        rows = [
+            tuple(sa.bindparam(f"{name}_{i}", type_=kind) for name, kind in _ENTRY.items())
             for i in range(size)
         ]
-    ).cte("v")
+        columns = (sa.column(name, kind) for name, kind in _ENTRY.items())
+        return sa.values(*columns, name="entries").data(rows).cte("v")
+    arrays = (sa.bindparam(name, type_=sa.ARRAY(kind)) for name, kind in _ENTRY.items())
+    columns = (sa.column(name, kind) for name, kind in _ENTRY.items())
+    return sa.func.unnest(*arrays).table_valued(*columns, name="v").render_derived()
+
+
+def rotation_statement(size: int) -> sa.Update:
+    """The one UPDATE behind every rotation. Its WHERE is `core.rotation.judge` saying ROTATE.
+
+    `size`: the number of entries; 0 for any number of them, in arrays (PostgreSQL).
+    """
+    v = _entries(size)
     now, access_until = (
         sa.bindparam("now", type_=_t.rotated_at.type),
         sa.bindparam("access_until", type_=_t.access_until.type),
@@ -140,6 +160,12 @@ def rotation_statement(size: int) -> sa.Update:
         )
         .returning(_t.id, _t.user_id, _t.scope, _t.expires_at, _t.context_changed)
     )
+
+
+def lock_free(connection: Connection, raw_ids: Sequence[bytes]) -> set[bytes]:
+    """Lock the rows that nobody else has, and wait for none: their ids (PostgreSQL)."""
+    statement = sa.select(_t.id).where(_t.id.in_(raw_ids))
+    return set(connection.scalars(statement.with_for_update(key_share=True, skip_locked=True)))
 
 
 def follow(

@@ -7,7 +7,10 @@
 
 import Database from 'better-sqlite3';
 
-const MODELS = new Set(['RefreshToken', 'Grant', 'AccessToken', 'Session', 'Interaction']);
+// A string that is presented again revokes the codes of its grant as well.
+const MODELS = new Set([
+  'RefreshToken', 'Grant', 'AccessToken', 'AuthorizationCode', 'Session', 'Interaction',
+]);
 
 /** The adapter's class for one database; `group: false` commits every write by itself, as is usual. */
 export function sqliteAdapter(path, { group = true } = {}) {

@@ -2,6 +2,9 @@
 //
 //   node server.mjs --port N --database PATH --chains N --strings PATH [--commit group|each]
 //
+// Without --database, BENCH_DATABASE_URL says which database on PostgreSQL; it is no argument, since it may
+// hold a password.
+//
 // It seeds its own chains through the provider's models, writes their strings to a file, a line each, and
 // only then listens. The same work as ours for a rotation: the refresh token is rotated, durably, and the
 // access token is an ES256 JWT (RFC 9068) for one resource server. No ID token: the scope is not openid.
@@ -11,8 +14,6 @@ import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 
 import Provider from 'oidc-provider';
-
-import { sqliteAdapter } from './adapter.mjs';
 
 const RESOURCE = 'urn:bench:api';
 const SCOPE = 'profile';
@@ -29,8 +30,9 @@ const { values: given } = parseArgs({
   },
 });
 
+const group = given.commit === 'group';
 const provider = new Provider(`http://127.0.0.1:${given.port}`, {
-  adapter: sqliteAdapter(given.database, { group: given.commit === 'group' }),
+  adapter: await storage(),
   clients: [
     {
       client_id: CLIENT,
@@ -64,6 +66,18 @@ const provider = new Provider(`http://127.0.0.1:${given.port}`, {
     },
   },
 });
+
+// Either works where the other one's driver is not installed.
+async function storage() {
+  const url = process.env.BENCH_DATABASE_URL;
+  if (given.database === undefined && url === undefined) {
+    throw new Error('neither --database nor BENCH_DATABASE_URL is given');
+  }
+  if (given.database !== undefined) {
+    return (await import('./adapter.mjs')).sqliteAdapter(given.database, { group });
+  }
+  return (await import('./postgres.mjs')).postgresAdapter(url, { group });
+}
 
 function signingKey() {
   const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });

@@ -13,6 +13,7 @@ down_revision = None
 
 Int64 = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 Id = sa.LargeBinary(16)
+Key = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 
 def upgrade() -> None:
@@ -35,7 +36,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "clients",
-        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("id", Key, nullable=False),
         sa.Column("created_at", Int64, nullable=False),
         sa.Column("not_before", Int64, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_clients"),
@@ -48,7 +49,7 @@ def upgrade() -> None:
         "users",
         sa.Column("id", Id, nullable=False),
         sa.Column("name", sa.Text, nullable=False),
-        sa.Column("name_key", sa.Text, nullable=False),
+        sa.Column("name_key", Key, nullable=False),
         sa.Column("password_hash", sa.Text),
         sa.Column("created_at", Int64, nullable=False),
         sa.Column("disabled_at", Int64),
@@ -67,7 +68,7 @@ def upgrade() -> None:
         "refresh_tokens",
         sa.Column("id", Id, nullable=False),
         sa.Column("user_id", Id, nullable=False),
-        sa.Column("client_id", sa.Text, nullable=False),
+        sa.Column("client_id", Key, nullable=False),
         sa.Column("scope", sa.Text, nullable=False),
         sa.Column("generation", Int64, nullable=False),
         sa.Column("secret_hash", sa.LargeBinary(32), nullable=False),

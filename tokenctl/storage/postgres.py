@@ -1,0 +1,390 @@
+"""PostgreSQL: connecting, transactions, and what the server's failures mean.
+
+Owns the address and how patiently it is connected to. A transaction that was given up by the server, or whose
+connection broke before its commit, is TransactionAborted: nothing of it was kept, and whoever began it may
+repeat it as a whole. A connection that breaks during a commit is OutcomeUnknown.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from tokenctl.errors import (
+    ConfigInvalid,
+    ConnectionRefused,
+    DatabaseAway,
+    DatabaseError,
+    DatabaseExists,
+    DatabaseFull,
+    DatabaseLocked,
+    DatabaseMissing,
+    DatabaseReadOnly,
+    NotADatabase,
+    NotMigrated,
+    OutcomeUnknown,
+    RowLocked,
+    StatementRefused,
+    TransactionAborted,
+)
+from tokenctl.storage import migrate
+from tokenctl.storage.engine import Durability, Location, Storage
+
+try:
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+except ImportError:
+    raise ConfigInvalid(
+        "PostgreSQL needs its driver, which is not installed", hint="pip install 'tokenctl[postgres]'"
+    ) from None
+
+#: How long a call tries to connect (s) before it says that the database is away.
+_PATIENCE = 2.0
+#: For so long (s) after that other calls do not try at all: else they would queue up behind each other.
+_COOL_DOWN = 0.5
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
+#: How long a statement waits for a row (s), unless its transaction says otherwise.
+_LOCK_WAIT = 10.0
+#: Between two looks whether a job that runs on another node is over (s).
+_JOB_POLL = 0.1
+#: The first half of the advisory locks of jobs: "tkct" in ASCII.
+_JOBS = 0x746B6374
+
+_LOCAL_HOSTS = {"", "localhost", "127.0.0.1", "::1"}
+_VERIFIED = {"verify-full", "verify-ca"}
+_DEFAULTS = {
+    "application_name": "tokenctl",
+    # After a failover the connections find the new primary by themselves.
+    "target_session_attrs": "read-write",
+    "connect_timeout": "2",
+    # A host that vanished must not hold a call for the hours that TCP would wait.
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "6000",
+}
+
+
+class PostgresDatabase(Location):
+    """The place of a database on a server. Its address is libpq's URL, with several hosts if wanted."""
+
+    def __init__(self, database: str) -> None:
+        """Raises ConfigInvalid: no such address, or a server on the network that it would not verify."""
+        _, _, rest = database.partition("://")
+        try:
+            given = conninfo_to_dict(f"postgresql://{rest}")
+        except psycopg.ProgrammingError:
+            # Not its text: that repeats the address, and a password may be in it.
+            raise ConfigInvalid(
+                "the database address is no URL that PostgreSQL's clients can read",
+                hint="--database postgresql://USER@HOST:PORT/NAME",
+            ) from None
+        self._parameters: dict[str, Any] = {**_DEFAULTS, **_tls(given), **given}
+        self.label = _label(given)
+        self._name = str(given.get("dbname") or "tokenctl")
+
+    @property
+    def key_file(self) -> Path:
+        """In the working directory: a database on a server has no directory of its own here."""
+        return Path(f"{Path(self._name).name}.key")
+
+    def exists(self) -> bool:
+        with self._opened() as storage, storage.read() as connection:
+            return migrate.current_revision(connection) is not None
+
+    def create(self, fill: Callable[[Connection], None], *, portable: bool = False) -> None:
+        if portable:
+            raise ConfigInvalid("only a file can be handed on", hint="name a file")
+        with self._opened() as storage, storage.write() as connection:
+            before, _ = migrate.upgrade(connection)
+            if before is not None:  # another init was faster, and held us up until it was done
+                raise DatabaseExists(f"{self.label} is a database of tokenctl already, and stays as it is")
+            fill(connection)
+
+    def upgrade(self) -> tuple[str | None, str]:
+        with self._opened() as storage, storage.write() as connection:
+            if migrate.current_revision(connection) is None:
+                raise NotADatabase(
+                    f"{self.label} is no database of tokenctl", hint="tokenctl init makes it one"
+                )
+            return migrate.upgrade(connection)
+
+    def sweep(self) -> None:
+        """A transaction leaves nothing behind."""
+
+    def open(self) -> PostgresStorage:
+        return PostgresStorage(self.label, self._parameters)
+
+    @contextmanager
+    def _opened(self) -> Iterator[PostgresStorage]:
+        storage = self.open()
+        try:
+            yield storage
+        finally:
+            storage.close()
+
+
+class PostgresStorage(Storage):
+    """The connections to one server, or to whichever of several is the primary."""
+
+    def __init__(self, label: str, parameters: dict[str, Any]) -> None:
+        self.label = label
+        self._parameters = parameters
+        self.engine = _engine(self._connect)
+        self._away_until = 0.0
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        # One state of the database for all statements; such a transaction is never given up by the server.
+        with self._transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY") as connection:
+            yield connection
+
+    @contextmanager
+    def write(self, *, lock_wait: float | None = None) -> Iterator[Connection]:
+        # In one message with BEGIN. At which isolation level is the server's business: all are right.
+        milliseconds = max(1, round((_LOCK_WAIT if lock_wait is None else lock_wait) * 1000))
+        with self._transaction(f"BEGIN; SET LOCAL lock_timeout = {milliseconds}") as connection:
+            yield connection
+
+    def data_version(self, connection: Connection) -> int:  # noqa: ARG002 - nobody waits for another writer here
+        return 0
+
+    def checkpoint(self) -> None:
+        """The server's own business."""
+
+    @contextmanager
+    def exclusive(self, job: str, *, wait: float = 0) -> Iterator[None]:
+        deadline = time.monotonic() + wait
+        with self._connection() as connection:
+            # A lock of the session: it ends with this connection, however this process ends.
+            take = sa.select(sa.func.pg_try_advisory_lock(_JOBS, sa.func.hashtext(job)))
+            while not connection.scalar(take):
+                if time.monotonic() >= deadline:
+                    raise DatabaseLocked(
+                        f"a {job} is already running on {self.label}", hint=f"tokenctl {job} --lock-wait 2m"
+                    )
+                time.sleep(_JOB_POLL)
+            try:
+                yield
+            finally:
+                with suppress(sa.exc.DBAPIError):  # with the connection the lock is gone, too
+                    connection.execute(sa.select(sa.func.pg_advisory_unlock(_JOBS, sa.func.hashtext(job))))
+
+    def durability(self) -> Durability:
+        with self.read() as connection:
+            settings = {
+                name: connection.scalar(sa.select(sa.func.current_setting(name)))
+                for name in ("fsync", "full_page_writes", "synchronous_commit")
+            }
+        wrong = [name for name, value in settings.items() if value == "off"]
+        return Durability(
+            not wrong,
+            ", ".join(f"{name} {value}" for name, value in settings.items()),
+            f"set {', '.join(wrong)} to on in postgresql.conf, or for this database",
+        )
+
+    def clock(self) -> int | None:
+        with self.read() as connection:
+            epoch = sa.func.extract("epoch", sa.func.clock_timestamp())
+            return int(connection.execute(sa.select(epoch)).scalar_one() * 1_000_000)
+
+    # --- transactions ---
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[Connection]:
+        connection = self._begun(begin)
+        try:
+            try:
+                yield connection
+            except (sa.exc.StatementError, psycopg.Error) as error:
+                raise self._meaning(error) from error
+            except UnicodeError as error:  # what the driver says to a value that it cannot bind
+                raise StatementRefused("the database cannot hold a value: it is no Unicode text") from error
+            try:
+                connection.commit()
+            except (sa.exc.DBAPIError, psycopg.Error) as error:
+                meaning = self._meaning(error)
+                if isinstance(meaning, TransactionAborted) and _is_broken(error):
+                    raise OutcomeUnknown(f"{self.label} went away during a commit") from error
+                raise meaning from error
+        finally:
+            _give_back(connection)  # what is left open is rolled back
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        """A connection without a transaction around it."""
+        with self.engine.connect() as connection:
+            try:
+                yield connection.execution_options(tokenctl_begin="")
+            except (sa.exc.StatementError, psycopg.Error) as error:
+                raise self._meaning(error) from error
+
+    def _connect(self) -> psycopg.Connection:
+        try:
+            return psycopg.connect(**self._parameters, autocommit=True)
+        except psycopg.Error as error:
+            text = _first_line(error)
+            for sign, kind, hint in _NO_CONNECTION:
+                if sign in text:
+                    raise kind(f"{self.label} refuses the connection: {text}", hint=hint) from error
+            raise DatabaseAway(f"{self.label} does not answer: {text}") from error
+
+    def _begun(self, begin: str) -> Connection:
+        """A connection on which the transaction has begun: tried anew while nothing was done yet.
+
+        So a connection that broke while it lay in the pool, as all do when the server was restarted, costs
+        a moment and no error.
+        """
+        started = time.monotonic()
+        if started < self._away_until:
+            raise DatabaseAway(f"{self.label} does not answer")
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return self._try_to_begin(begin)
+            except (DatabaseAway, TransactionAborted) as error:
+                if time.monotonic() + pause > started + _PATIENCE:
+                    self._away_until = time.monotonic() + _COOL_DOWN
+                    raise error if isinstance(error, DatabaseAway) else DatabaseAway(error.message) from error
+            time.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - so that not all come back at once
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _try_to_begin(self, begin: str) -> Connection:
+        connection = self.engine.connect().execution_options(tokenctl_begin=begin)
+        try:
+            connection.begin()
+        except (sa.exc.DBAPIError, psycopg.Error) as error:
+            _give_back(connection)
+            raise self._meaning(error) from error
+        return connection
+
+    def _meaning(self, error: BaseException) -> DatabaseError:
+        """Our error for the driver's, on a connection that stood."""
+        driver = error.orig if isinstance(error, sa.exc.StatementError) else error
+        state = getattr(driver, "sqlstate", None)
+        if state:
+            return self._meaning_of(state, driver)
+        if isinstance(driver, psycopg.OperationalError | psycopg.InterfaceError):
+            return TransactionAborted(f"the connection to {self.label} broke")
+        return StatementRefused(f"the database refused a value ({_first_line(driver)})")
+
+    def _meaning_of(self, state: str, driver: BaseException | None) -> DatabaseError:
+        for prefix, kind in _STATES:
+            if state.startswith(prefix):
+                return kind(f"{self.label}: {_first_line(driver)}")
+        return DatabaseError(
+            f"{self.label} failed: {_first_line(driver)} ({state})", hint="tokenctl db check"
+        )
+
+
+#: By SQLSTATE, or its beginning; the first that fits (PostgreSQL, appendix A).
+_STATES: tuple[tuple[str, type[DatabaseError]], ...] = (
+    ("40003", OutcomeUnknown),
+    ("40", TransactionAborted),  # a serialization failure, a deadlock
+    ("55P03", RowLocked),
+    ("57014", DatabaseLocked),  # a statement_timeout of the server's
+    ("57P", TransactionAborted),  # it is shutting down, or starting up: the connection is gone
+    ("08", TransactionAborted),
+    ("53100", DatabaseFull),
+    ("53", TransactionAborted),  # no room for another connection, or no memory
+    ("25006", TransactionAborted),  # this one is a standby now: connecting anew finds the primary
+    ("42P01", NotMigrated),
+    ("42703", NotMigrated),
+    ("42P07", NotADatabase),  # another program's tables stand where ours would
+    ("42501", DatabaseReadOnly),
+    ("3D000", DatabaseMissing),
+    # Looked for before, so another transaction was faster: begun again, this one sees what that one did.
+    ("23505", TransactionAborted),
+    ("23503", TransactionAborted),
+    ("22", StatementRefused),
+    ("23", StatementRefused),
+)
+
+#: What the server, or libpq, says to a connection that no patience will help; the state is not told there.
+_NO_CONNECTION: tuple[tuple[str, type[DatabaseError], str], ...] = (
+    ("authentication failed", ConnectionRefused, "check the address, PGPASSWORD or ~/.pgpass"),
+    ("no password supplied", ConnectionRefused, "give it in PGPASSWORD or ~/.pgpass"),
+    ("no pg_hba.conf entry", ConnectionRefused, "allow host, user and database in the server's pg_hba.conf"),
+    ("certificate", ConnectionRefused, "check sslrootcert, and the host name in the address"),
+    ("does not support SSL", ConnectionRefused, "switch ssl on in the server's postgresql.conf"),
+    ("root.crt", ConnectionRefused, "name the file of the authority's certificate: ?sslrootcert=FILE"),
+    ('role "', ConnectionRefused, "check the user in the address; createuser makes one"),
+    ('database "', DatabaseMissing, "createdb makes it; then: tokenctl init"),
+)
+
+
+def _engine(connect: Callable[[], psycopg.Connection]) -> Engine:
+    engine = sa.create_engine(
+        "postgresql+psycopg://",
+        creator=connect,
+        poolclass=sa.QueuePool,
+        max_overflow=-1,
+        hide_parameters=True,  # a value may be a password's hash, and an error may reach a log
+        use_native_hstore=False,
+    )
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # The driver is told to leave transactions alone, so that BEGIN can bring more in the same message.
+        if text := connection.get_execution_options().get("tokenctl_begin", ""):
+            connection.exec_driver_sql(text)
+
+    return engine
+
+
+def _tls(given: dict[str, Any]) -> dict[str, str]:
+    """How a server on the network is verified; nothing for one on this machine."""
+    hosts = str(given.get("host") or given.get("hostaddr") or "").split(",")
+    remote = [host for host in hosts if not (host in _LOCAL_HOSTS or host.startswith(("/", "@", "127.")))]
+    if not remote:
+        return {}
+    mode = given.get("sslmode")
+    if mode is not None and mode not in _VERIFIED:
+        raise ConfigInvalid(
+            f"with sslmode={mode} anybody between here and {remote[0]} could answer in its place",
+            hint="leave sslmode out, which means verify-full; a tunnel or a Unix socket needs no TLS",
+        )
+    tls = {"sslmode": "verify-full"}
+    if "sslrootcert" not in given and (authorities := _authorities()):
+        tls["sslrootcert"] = authorities
+    return tls
+
+
+def _authorities() -> str | None:
+    """The file of certificates that this machine trusts; the one of the driver's own libraries is not it."""
+    import ssl
+
+    paths = ssl.get_default_verify_paths()
+    return paths.cafile
+
+
+def _label(given: dict[str, Any]) -> str:
+    hosts = str(given.get("host") or given.get("hostaddr") or "localhost").split(",")
+    ports = str(given.get("port") or "").split(",")
+    ports += [ports[-1]] * (len(hosts) - len(ports))
+    places = ",".join(f"{host}:{port}" if port else host for host, port in zip(hosts, ports, strict=False))
+    return f"postgresql://{places}/{given.get('dbname') or ''}"
+
+
+def _give_back(connection: Connection) -> None:
+    with suppress(sa.exc.DBAPIError, psycopg.Error):  # one that is broken cannot be rolled back
+        connection.close()
+
+
+def _is_broken(error: BaseException) -> bool:
+    """Whether the connection is gone, so that nobody knows what became of a commit."""
+    driver = error.orig if isinstance(error, sa.exc.StatementError) else error
+    state = getattr(driver, "sqlstate", None) or ""
+    return not state or state.startswith(("08", "57P"))
+
+
+def _first_line(error: BaseException | None) -> str:
+    """The server's sentence without the statement; it holds no values but those of a constraint's detail."""
+    return str(error).partition("\n")[0][:300]
