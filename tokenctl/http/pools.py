@@ -22,13 +22,17 @@ T = TypeVar("T")
 
 
 class Pool:
-    """Threads for blocking calls; `limit` calls at most wait or run, the next one raises Busy at once."""
+    """Threads for blocking calls; `limit` calls at most wait or run, the next one raises Busy at once.
 
-    def __init__(self, name: str, *, threads: int, limit: int) -> None:
+    A call that is not done after `patience` (s) raises Busy as well; it may still be done later.
+    """
+
+    def __init__(self, name: str, *, threads: int, limit: int, patience: float = 10) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._name = name
         self._limit = limit
         self._held = 0
+        self._patience = patience
 
     @property
     def held(self) -> int:
@@ -44,7 +48,11 @@ class Pool:
         # Not when this coroutine ends: a caller who goes away does not stop the thread.
         loop = asyncio.get_running_loop()
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._let_go))
-        return await asyncio.wrap_future(future)
+        try:
+            async with asyncio.timeout(self._patience):
+                return await asyncio.wrap_future(future)
+        except TimeoutError:
+            raise Busy(f"a call was not answered in time ({self._name})") from None
 
     def _let_go(self) -> None:
         self._held -= 1

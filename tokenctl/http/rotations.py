@@ -2,7 +2,9 @@
 
 One thread owns the writing. It takes whatever has come in, hands it to `rotate_many` in one transaction, and
 answers the callers after the commit, all of a batch with one wake-up of the event loop. Which entry gets
-which answer is the service's business: a bad one never fails its neighbours there.
+which answer is the service's business: a bad one never fails its neighbours there. A row that somebody else
+has locked is waited for on another thread; and when the database does not answer at all, the callers are told
+so within a bound, whatever becomes of the batch: to present the same string again is always safe.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
 
 from tokenctl import RotateRequest, TokenctlError, TokenPair
-from tokenctl.errors import Busy
+from tokenctl.errors import Busy, RowLocked
+from tokenctl.http.pools import Pool
 
 #: Entries of one transaction: more gains nothing, and makes the first of them wait.
 MAX_BATCH = 128
@@ -28,6 +32,10 @@ MAX_WAITING = 2048
 _GATHER = 0.5e-3
 _FEW = 4
 
+#: How long (s) callers wait for a batch at most, give or take the interval at which that is looked at.
+MAX_WAIT = 4.0
+_LOOK = 1.0
+
 _log = logging.getLogger("tokenctl.rotations")
 _Result = TokenPair | TokenctlError
 _Entry = tuple[RotateRequest, "asyncio.Future[_Result]"]
@@ -39,26 +47,39 @@ class Rotations:
     def __init__(
         self,
         rotate_many: Callable[[Sequence[RotateRequest]], list[_Result]],
+        rotate_locked: Callable[[RotateRequest], TokenPair],
         *,
         observe_batch: Callable[[int], object],
         limit: int = MAX_WAITING,
     ) -> None:
+        """`rotate_many` answers RowLocked at once, and `rotate_locked` waits for that row."""
         self._rotate_many = rotate_many
+        self._rotate_locked = rotate_locked
+        self._locked_rows = Pool("locked rows", threads=4, limit=64)
         self._observe_batch = observe_batch
         self._limit = limit
         self._queue: SimpleQueue[_Entry | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._last_batch = 0
+        #: What the thread works on, and since when (the loop's time).
+        self._batch: list[_Entry] = []
+        self._since = 0.0
+        self._stuck = False
+        self._look = self._loop.call_later(_LOOK, self._watch)
         self._thread = Thread(target=self._write, name="rotations", daemon=True)
         self._thread.start()
 
     async def rotate(self, request: RotateRequest) -> TokenPair:
         """The pair, once committed. Raises Busy at once when too many wait, and what `rotate` raises."""
+        if self._stuck:
+            raise Busy("the database does not answer")
         if self._queue.qsize() >= self._limit:
             raise Busy("too many refreshes are waiting")
         future: asyncio.Future[_Result] = self._loop.create_future()
         self._queue.put((request, future))
         result = await future
+        if isinstance(result, RowLocked):
+            return await self._locked_rows.run(self._rotate_locked, request)
         if isinstance(result, TokenctlError):
             raise result
         return result
@@ -67,12 +88,30 @@ class Rotations:
         """Finish what waits, and end the thread."""
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
+        self._look.cancel()
+        self._locked_rows.close()
+
+    def _watch(self) -> None:
+        """Answer for a batch that the database holds up for too long, and for all that wait behind it."""
+        self._look = self._loop.call_later(_LOOK, self._watch)
+        batch = self._batch
+        if not batch or self._loop.time() - self._since < MAX_WAIT:
+            return
+        self._stuck = True
+        waiting = []
+        with suppress(Empty):
+            while (entry := self._queue.get_nowait()) is not None:
+                waiting.append(entry)
+            self._queue.put(None)
+        every = batch + waiting
+        _answer(every, [Busy("the database does not answer")] * len(every))
 
     # --- on the thread ---
 
     def _write(self) -> None:
         while (batch := self._next_batch()) is not None:
             self._observe_batch(len(batch))
+            self._since, self._batch = self._loop.time(), batch
             try:
                 results = self._rotate_many([request for request, _ in batch])
             except TokenctlError as error:
@@ -80,6 +119,7 @@ class Rotations:
             except Exception as error:  # noqa: BLE001 - a bug costs this batch its answers, not the server its thread
                 _log.exception("a batch of rotations failed")
                 results = [_internal(error)] * len(batch)
+            self._batch, self._stuck = [], False
             self._loop.call_soon_threadsafe(_answer, batch, results)
 
     def _next_batch(self) -> list[_Entry] | None:

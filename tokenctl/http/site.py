@@ -10,6 +10,7 @@ import re
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -65,7 +66,11 @@ class Site:
 
     async def start(self) -> None:
         """Begin to take rotations."""
-        self.rotations = Rotations(self.service.rotate_many, observe_batch=self.metrics.observe_batch)
+        self.rotations = Rotations(
+            partial(self.service.rotate_many, wait=False),
+            self.service.rotate_request,
+            observe_batch=self.metrics.observe_batch,
+        )
 
     async def stop(self) -> None:
         """Finish what waits, then close the database."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from starlette.routing import Route
 
 from tokenctl import TokenService
-from tokenctl.errors import ConfigInvalid
+from tokenctl.errors import ConfigInvalid, DatabaseAway
 from tokenctl.http import dev as development
 from tokenctl.http import logs
 from tokenctl.http.app import make_app
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from tokenctl.http.logs import WriteLine
 
 
+_log = logging.getLogger("tokenctl.start")
+
+
 def serve(
     settings: Settings, bound: socket.socket, *, dev: bool, actor: str, ready: Callable[[], None]
 ) -> None:
@@ -39,10 +43,13 @@ def serve(
 
 def _for_real_use(settings: Settings, actor: str, write_line: WriteLine, ready: Callable[[], None]) -> Server:
     hashing = hashing_executor()
-    service = TokenService(settings, hashing=hashing, actor=actor)
+    service = TokenService(settings, hashing=hashing, actor=actor, may_be_away=True)
     try:
-        _demand_real_use(service)
-        service.keys.current()  # a missing key is found now, and not by the first login
+        try:
+            _demand_real_use(service)
+            service.keys.current()  # a missing key is found now, and not by the first login
+        except DatabaseAway as error:  # it may come: until then /readyz and all that needs it say 503
+            _log.warning("%s: starting without it", error.message)
         return make_server(make_app(Site(service, hashing, write_line)), settings, ready=ready)
     except BaseException:
         service.close()

@@ -94,14 +94,14 @@ def rotate_many(
 ) -> list[TokenPair | TokenctlError]:
     """An answer for each request, in order: a pair, or the error to raise for it.
 
-    Without `wait` an entry of several whose row somebody else has locked is answered with RowLocked at once.
+    Without `wait` an entry whose row somebody else has locked is answered with RowLocked at once.
     """
     read = [_read(runtime, request) for request in requests]
     entries = [entry for entry in read if isinstance(entry, _Entry)]
     # A missing key must be found before anything is committed; junk alone needs none.
     key = runtime.signing_key if entries else None
     try:
-        if len(entries) > 1:
+        if len(entries) > 1 or not wait:
             _transact_around_locks(runtime, entries, wait=wait)
         else:
             _transact(runtime, entries, lock_wait=_LOCK_WAIT)
@@ -116,7 +116,7 @@ def _transact_around_locks(runtime: Runtime, entries: list[_Entry], *, wait: boo
     """The batch; and if it would have to wait for a row, all but the locked ones, and then each of those."""
     try:
         _transact(runtime, entries, lock_wait=_BATCH_LOCK_WAIT)
-    except RowLocked:
+    except RowLocked:  # it has waited for one of them, and does not know for which
         _transact(runtime, entries, lock_wait=_BATCH_LOCK_WAIT, skip_locked=True)
     if not wait:
         return

@@ -239,7 +239,11 @@ class TokenService:
         was spent before that revokes the login, which is committed although this raises.
         Raises InvalidToken (no query was made), TokenRefused, InvalidScope, DatabaseBehind, Contended.
         """
-        [result] = self.rotate_many([RotateRequest(refresh_token, client_id, context, scope)])
+        return self.rotate_request(RotateRequest(refresh_token, client_id, context, scope))
+
+    def rotate_request(self, request: RotateRequest) -> TokenPair:
+        """`rotate` for what `rotate_many` takes."""
+        [result] = self.rotate_many([request])
         if isinstance(result, TokenctlError):
             raise result
         return result
