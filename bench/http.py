@@ -42,7 +42,7 @@ from bench.table import options, ratio, show
 from tokenctl import TokenService
 from tokenctl.core.keys import SigningKey, generate_signing_key
 
-_TOKEN_ENDPOINT = load.Style("/token", load.FORM.content_type, load.FORM.before, load.FORM.after)
+TOKEN_ENDPOINT = load.Style("/token", load.FORM.content_type, load.FORM.before, load.FORM.after)
 _NAMES = ("tokenctl", "floor", "oidc")
 _GOAL_CPU, _GOAL_RATE, _GOAL_FLOOD = 2, 5, 2
 _FLOOD_CLIENTS, _FLOOD_USERS = 16, 8
@@ -77,7 +77,7 @@ class Contender:
     def group(self, clients: range) -> load.Group:
         assert self.server is not None
         chosen = [self.strings[number] for number in clients]
-        return load.Group(self.server.port, [self.server.pid], self.style, chosen, self.rotates)
+        return load.Group(self.server.port, self.server.pids, self.style, chosen, self.rotates)
 
 
 def window(contenders: Sequence[tuple[Contender, range]], seconds: float) -> list[load.Result]:
@@ -109,7 +109,7 @@ def _tokenctl(stack: ExitStack, database: Path, strings: list[str]) -> list[Cont
     return [Contender(name, style, server, strings) for name, style in names.items()]
 
 
-def _bare(stack: ExitStack, directory: Path, size: int, many: int) -> Contender:
+def bare(stack: ExitStack, directory: Path, size: int, many: int) -> Contender:
     server = stack.enter_context(servers.bare(directory, size=size))
     return Contender("bare ASGI", load.JSON, server, ["x" * 89] * many, rotates=False)
 
@@ -122,11 +122,11 @@ def _oidc(stack: ExitStack, directory: Path, many: int) -> list[Contender]:
             server, strings = stack.enter_context(servers.oidc_provider(path, chains=many, commit=commit))
         except NotSetUp as why:
             return [Contender("oidc-provider", missing=str(why))]
-        found.append(Contender(name, _TOKEN_ENDPOINT, server, strings))
+        found.append(Contender(name, TOKEN_ENDPOINT, server, strings))
     return found
 
 
-def _answer_bytes(contender: Contender) -> int:
+def answer_bytes(contender: Contender) -> int:
     """The size of the contender's answer to the last of its chains, which goes on from there."""
     assert contender.server is not None
     style, string = contender.style, contender.strings[-1]
@@ -205,8 +205,8 @@ class _Run:
         return statistics.median(map(of, found)) if found else None
 
     def floor_cpu(self, size: int) -> float | None:
-        bare = self.median("bare ASGI", size, _cpu)
-        return None if bare is None or self.floor is None else bare + sum(self.floor.parts(size).values())
+        answer = self.median("bare ASGI", size, _cpu)
+        return None if answer is None or self.floor is None else answer + sum(self.floor.parts(size).values())
 
 
 def _cpu(result: load.Result) -> float:
@@ -241,8 +241,8 @@ def _rotations(given: argparse.Namespace) -> None:
             contenders += _tokenctl(stack, directory / "tokenctl.db", strings)
         if floor:
             ours = contenders[0] if contenders and not contenders[0].missing else None
-            size = _answer_bytes(ours) if ours else _ANSWER_BYTES
-            contenders.append(_bare(stack, directory, size, most))
+            size = answer_bytes(ours) if ours else _ANSWER_BYTES
+            contenders.append(bare(stack, directory, size, most))
         if "oidc" in given.only:
             contenders += _oidc(stack, directory, most)
         run = _Run(contenders, floor, sizes, given.seconds, given.quick)
@@ -289,12 +289,12 @@ def _row(run: _Run, contender: Contender, size: int) -> list[str]:
         f"{cpu:.1f}",
         ratio(cpu, floor) if floor else "",
         *(ratio(rate, peer) if peer else "" for peer in peers),
-        _judged(cpu / floor <= _GOAL_CPU) if ours and floor else "",
-        _judged(rate / peers[0] >= _GOAL_RATE) if ours and peers[0] else "",
+        judged(cpu / floor <= _GOAL_CPU) if ours and floor else "",
+        judged(rate / peers[0] >= _GOAL_RATE) if ours and peers[0] else "",
     ]
 
 
-def _judged(met: bool) -> str:
+def judged(met: bool) -> str:
     return "met" if met else "open"
 
 
@@ -302,20 +302,20 @@ def _notes(run: _Run) -> Iterable[str]:
     if run.floor:
         for size in run.sizes:
             parts = [f"{name} {took:.1f}" for name, took in run.floor.parts(size).items()]
-            bare = run.median("bare ASGI", size, _cpu)
-            yield f"Floor at {size}, µs of CPU: bare ASGI {bare:.1f}, {', '.join(parts)}."
+            answer = run.median("bare ASGI", size, _cpu)
+            yield f"Floor at {size}, µs of CPU: bare ASGI {answer:.1f}, {', '.join(parts)}."
     everything = [result for of in run.found.values() for result in of]
     if everything:
         own = sum(each.own_cpu for each in everything) / sum(each.rotations for each in everything) * 1e6
         yield (
             f"The load generator took {own:.1f} µs of CPU for a request, on the same cores. "
-            f"{_others(everything)} Errors: 0, or the run would have failed."
+            f"{others(everything)} Errors: 0, or the run would have failed."
         )
-    if any(contender.server for contender in run.contenders if contender.style is _TOKEN_ENDPOINT):
+    if any(contender.server for contender in run.contenders if contender.style is TOKEN_ENDPOINT):
         yield servers.oidc_versions()
 
 
-def _others(results: Sequence[load.Result]) -> str:
+def others(results: Sequence[load.Result]) -> str:
     """How far the machine was not ours: it says how much the rates and the latencies are worth."""
     shares = sorted(each.others for each in results)
     return (
@@ -389,7 +389,7 @@ def _flooded(
         str(connections),
         *(f"{figure:,.0f}" if place % 3 == 0 else f"{figure:.2f}" for place, figure in enumerate(figures)),
         f"{times:.2f}",
-        _judged(times <= _GOAL_FLOOD),
+        judged(times <= _GOAL_FLOOD),
         str(answers[-1]),
         f"{statistics.median(each.others for each in idle):.0%}",  # beside a flood it is one of the others
     ]
@@ -447,7 +447,7 @@ def _show_processes(group: Sequence[Contender], sizes: Sequence[int], given: arg
             "fastest / slowest, worst window",
         ],
         [[str(cell) for cell in row] for row in rows],
-        [_others(seen)],
+        [others(seen)],
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 clock = time.perf_counter
 
-_TOKEN = re.compile(rb'"refresh_token"\s*:\s*"([^"\\]+)"')
+_TOKEN = re.compile(rb'"refresh(?:_token)?"\s*:\s*"([^"\\]+)"')  # simplejwt calls it "refresh"
 _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:\s*chunked", re.IGNORECASE)
 _TICKS = os.sysconf("SC_CLK_TCK")

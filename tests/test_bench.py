@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("name", ["startup", "rotate", "purge", "http", "login"])
+@pytest.mark.parametrize("name", ["startup", "rotate", "purge", "http", "http_postgres", "login"])
 def test_a_benchmark_runs_and_prints_its_table(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", f"bench.{name}", "--quick"],

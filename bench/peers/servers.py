@@ -68,6 +68,20 @@ def tokenctl(database: Path, *args: str, env: Mapping[str, str] | None = None) -
 
 
 @contextmanager
+def tokenctl_postgresql(url: str, directory: Path, key: Path) -> Iterator[Server]:
+    """`tokenctl serve` on a migrated database of PostgreSQL; its log goes to that directory."""
+    port = free_port()
+    command = [
+        *(sys.executable, "-m", "tokenctl", "serve", "--port", str(port), "--key-file", str(key)),
+        *("--issuer", f"http://127.0.0.1:{port}"),
+    ]
+    log = directory / f"tokenctl-{port}.log"
+    # By the environment: a password is in it.
+    with _running("tokenctl serve", command, port, log, {"TOKENCTL_DATABASE": url}) as server:
+        yield server
+
+
+@contextmanager
 def bare(directory: Path, *, size: int) -> Iterator[Server]:
     """An ASGI application that answers `size` bytes without any work."""
     port = free_port()
