@@ -5,21 +5,36 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.postgres import Account, find_programs
+
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(scope="session")
+def path() -> Iterator[str]:
+    """PATH with PostgreSQL's programs first: those that the tests use, where every user reaches them."""
+    programs, account = find_programs(), Account.here()
+    with tempfile.TemporaryDirectory(prefix="tokenctl-bench-") as name:
+        if programs.trees and not programs.reachable(account):
+            Path(name).chmod(0o755)
+            programs = programs.copied(Path(name) / "programs")
+        yield f"{programs.bin}{os.pathsep}{os.environ['PATH']}"
+
+
 @pytest.mark.parametrize("name", ["startup", "rotate", "purge", "http", "http_postgres", "login"])
-def test_a_benchmark_runs_and_prints_its_table(name: str) -> None:
+def test_a_benchmark_runs_and_prints_its_table(name: str, path: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", f"bench.{name}", "--quick"],
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": path},
         timeout=120,
         check=False,
     )
