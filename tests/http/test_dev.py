@@ -115,6 +115,25 @@ def test_for_people_it_says_where_to_look_and_how_to_log_in(
     assert "/docs" in said
 
 
+@pytest.mark.parametrize("more", [(), ("--behind-proxy",)])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_beyond_this_machine_it_is_refused(tmp_path: Path, host: str, more: tuple[str, ...]) -> None:
+    server = spawn(tmp_path, "--dev", "--host", host, *more)
+    if server.url:
+        server.kill()
+        pytest.fail(f"it serves {server.url}")
+    assert server.wait() == 2
+    assert '"code": "config.invalid"' in server.stderr.read_text()
+    assert "tokenctl-dev.db" not in [file.name for file in tmp_path.iterdir()]
+
+
+def test_an_issuer_that_is_no_address_is_refused(tmp_path: Path) -> None:
+    for issuer in ("https://[x", "https://a.example:99999999"):
+        server = spawn(tmp_path, "--dev", "--issuer", issuer)
+        assert server.wait() == 2
+        assert '"code": "config.invalid"' in server.stderr.read_text()
+
+
 # the clock
 
 
@@ -315,9 +334,12 @@ def test_a_stop_ends_the_stream(tmp_path: Path, signum: int) -> None:
 
 
 def test_whoever_posts_to_the_stream_is_told(shared: Spawned) -> None:
-    reply = shared.send("POST", "/dev/events")
-    assert reply.status == 405
-    assert "GET" in reply.headers["allow"]
+    for method in ("POST", "DELETE", "PUT"):
+        reply = shared.send(method, "/dev/events")
+        assert (reply.status, reply.headers["allow"]) == (405, "GET, HEAD")
+        assert reply.headers["content-type"] == "application/problem+json"
+        assert reply.json["code"] == "route.method_not_allowed"
+        assert reply.json["request_id"] == reply.headers["x-request-id"]
 
 
 # who may, and where it is not

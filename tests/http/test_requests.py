@@ -17,10 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.http.live import PASSWORD, Live, Reply, shared, somebody
-from tokenctl.http import call
+from tokenctl.http import body as message_body
+from tokenctl.http import call, endpoint
 
 JSON = {"Content-Type": "application/json"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+FORM_TYPE = FORM["Content-Type"].encode()
 AUTH = ["/auth/register", "/auth/login", "/auth/refresh", "/auth/logout"]
 OAUTH = ["/oauth/token", "/oauth/revoke", "/oauth/introspect"]
 GETS = [
@@ -134,6 +136,42 @@ def test_chunks_without_end_come_to_one(live: Live) -> None:
 def test_a_long_header_ends_the_connection_or_is_ignored(live: Live, size: int) -> None:
     reply = live.raw(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"x" * size + b"\r\n\r\n")
     assert (reply and reply.status) == (200 if size < 262_144 else None)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/healthz?x={}", 400),
+        ("GET", "/{}", 400),
+        ("DELETE", "/auth/sessions/{}", 400),
+        ("POST", "/oauth/token?x={}", 400),
+    ],
+)
+def test_a_long_url_is_refused(live: Live, method: str, path: str, status: int) -> None:
+    reply = live.send(method, path.format("a" * 8192))
+    assert reply.status == status
+    assert b"the URL is longer than 8192 bytes" in reply.body
+    assert b"the URL is longer" not in live.send(method, path.format("a" * 8000)).body
+
+
+def test_what_looks_like_many_tokens_takes_no_time() -> None:
+    started = time.monotonic()
+    for text in (b"eyJ" * 20_000, b"eyJ-" * 20_000, b"&token" * 20_000):
+        assert endpoint._TOKEN_IN_URL.search(text) is None
+    for text in (b"eyJ" * 20_000 + b".", b"x" + b"eyJ" * 20_000 + b".", b"." + b"eyJx" * 20_000 + b"."):
+        assert endpoint._TOKEN_IN_URL.search(text) is not None
+    assert time.monotonic() - started < 0.5
+
+
+def test_a_media_type_with_many_spaces_takes_no_time(live: Live) -> None:
+    started = time.monotonic()
+    for path, kind in (("/auth/refresh", "application/json"), ("/oauth/token", FORM["Content-Type"])):
+        for spaces in (f"{kind};{' ' * 40_000}x", f"{kind}{' ' * 40_000};x"):
+            assert live.send("POST", path, b"{}", {"Content-Type": spaces}).status == 415
+    for pattern, kind in ((message_body._JSON, b"application/json"), (message_body._FORM, FORM_TYPE)):
+        for between in (b";", b"", b"; charset=utf-8"):
+            assert not pattern.fullmatch(kind + between + b" " * 40_000 + b"x")
+    assert time.monotonic() - started < 1
 
 
 @pytest.mark.parametrize("count", [300, 30_000])
@@ -273,6 +311,25 @@ def test_a_client_that_is_a_secret_is_not_logged(live: Live, secret: str) -> Non
     assert secret not in str(live.log)
 
 
+@pytest.mark.parametrize(
+    ("path", "name", "text"),
+    [
+        ("/auth/register", "username", "bo\u202eb"),
+        ("/auth/register", "username", "usr_bob"),
+        ("/auth/register", "username", "b\u00a0o\u200bb"),
+        ("/auth/register", "client_id", "bob\n"),
+        ("/auth/login", "client_id", "bob\n"),
+    ],
+)
+def test_a_name_of_a_wrong_form_is_not_repeated(live: Live, path: str, name: str, text: str) -> None:
+    reply = live.post(path, {"username": somebody(), "password": PASSWORD, name: text})
+    demand_problem(reply, 422)
+    said = reply.json["detail"]
+    assert said.isprintable()
+    assert "bo" not in said
+    assert "u202e" not in said
+
+
 def test_a_key_that_comes_twice_is_the_last(live: Live) -> None:
     body = b'{"username": "nobody", "password": "%s", "username": "ada"}' % PASSWORD.encode()
     assert live.send("POST", "/auth/login", body, JSON).status == 200
@@ -359,6 +416,9 @@ def test_what_is_no_form_is_told(live: Live, path: str, body: bytes) -> None:
         pytest.param("application/json; charset=utf-8", 200, id="charset"),
         pytest.param("application/json;charset=UTF-8", 200, id="upper case"),
         pytest.param('application/json; charset="utf-8"', 200, id="quotes"),
+        pytest.param("application/json ;  charset=utf-8", 200, id="spaces"),
+        pytest.param("application/json;", 200, id="a semicolon"),
+        pytest.param(f"application/json;{' ' * 180}charset=utf-8", 415, id="long"),
         pytest.param("Application/JSON", 200, id="all upper case"),
         pytest.param("application/json; charset=latin-1", 415, id="another charset"),
         pytest.param("application/json; charset=utf-16", 415, id="UTF-16"),

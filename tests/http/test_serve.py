@@ -17,7 +17,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -34,7 +34,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.cli.warm import Warm
 from tests.http.conftest import free_port
 from tests.http.live import PASSWORD, Live
-from tests.http.spawned import ISSUER, Spawned, serving, spawn
+from tests.http.spawned import ISSUER, Spawned, exchange, serving, spawn
 from tests.sample import SAMPLE
 from tokenctl import Settings, initialise
 
@@ -92,6 +92,10 @@ def test_it_is_accepted_behind_a_proxy(settings: Settings, tmp_path: Path) -> No
         pytest.param(("--issuer", "https://auth.example?a=b"), "no address of this server", id="a query"),
         pytest.param(("--issuer", "https://auth.example#a"), "no address of this server", id="a fragment"),
         pytest.param(("--issuer", "http://auth.example"), "plain http", id="plain http"),
+        pytest.param(("--issuer", "https://[x"), "no address of this server", id="half a bracket"),
+        pytest.param(("--issuer", "https://a.example:99999999"), "no address of this server", id="a port"),
+        pytest.param(("--issuer", "https://a.example:http"), "no address of this server", id="a word"),
+        pytest.param(("--issuer", "https://:8460"), "no address of this server", id="no host"),
     ],
 )
 def test_without_an_issuer_that_clients_can_reach_it_refuses(
@@ -417,7 +421,7 @@ def test_a_request_that_is_no_http_leaves_no_trace_of_its_words(shared: Spawned)
 
 BREAKS = """
 from tokenctl import TokenService
-def broken(*_):
+def broken(*_, **__):
     raise RuntimeError("at tkr1_AQGiB3zFznRrrxfAtv5X5VUAAAAAhV6Ku9f7sSoPp8S_UTpfAuU1V8S1jUUh")
 TokenService.ready = TokenService.rotate_many = broken
 """
@@ -565,6 +569,9 @@ def kids_of(server: Spawned) -> set[str]:
 
 # many callers
 
+#: So that a test need not wait for ten seconds.
+HURRY = "from tokenctl.http import protocol; protocol._REQUEST_WITHIN = protocol._READ_WITHIN = 1.5"
+
 
 def test_idle_and_slow_connections_stop_nobody(shared: Spawned) -> None:
     string = registered(shared, "pia")["refresh_token"]
@@ -601,8 +608,7 @@ def test_a_head_without_end_is_cut_off(shared: Spawned) -> None:
 def test_a_request_that_never_ends_is_cut_off_and_holds_up_no_stop(
     settings: Settings, tmp_path: Path
 ) -> None:
-    hurry = "from tokenctl.http import server; server._REQUEST_WITHIN = 1.5"
-    server = spawn(tmp_path, *ON, prelude=hurry)
+    server = spawn(tmp_path, *ON, prelude=HURRY)
     with ExitStack() as stack:
         heads = [b"", b"\r\n", b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"]
         connections = [
@@ -614,8 +620,102 @@ def test_a_request_that_never_ends_is_cut_off_and_holds_up_no_stop(
         assert server.get("/healthz").status == 200
         started = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - started < 15  # and not the 30 s of GRACEFUL_STOP
+        assert time.monotonic() - started < 8  # and not the 30 s of GRACEFUL_STOP
     assert [line["level"] for line in server.log] == ["info"] * len(server.log)
+
+
+def test_a_connection_that_asks_for_nothing_is_closed(settings: Settings, tmp_path: Path) -> None:
+    with serving(tmp_path, *ON, prelude=HURRY) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=8) as connection:
+            assert connection.recv(1) == b""
+        # Between two requests there is more time.
+        with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=8)) as client:
+            assert exchange(client, "GET", "/healthz").status == 200
+            own = client.sock
+            time.sleep(2.5)
+            assert exchange(client, "GET", "/healthz").status == 200
+            assert client.sock is own
+
+
+BUNDLE = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@contextmanager
+def deaf(server: Spawned, asks: bytes, count: int = 1) -> Iterator[list[socket.socket]]:
+    """Connections that ask for more than the kernel keeps, and read nothing."""
+    with ExitStack() as stack:
+        connections = []
+        for _ in range(count):
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.settimeout(10)
+            connection.connect(("127.0.0.1", server.port))
+            connection.sendall(asks)
+            connections.append(connection)
+        yield connections
+
+
+def until_cut_off(connection: socket.socket) -> int:
+    """How many bytes come before the end; that has to come."""
+    size = 0
+    try:
+        while part := connection.recv(1 << 20):
+            size += len(part)
+    except ConnectionResetError:
+        pass
+    return size
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        pytest.param(BUNDLE * 8, id="many"),
+        pytest.param(
+            BUNDLE * 3 + BUNDLE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), id="and ends"
+        ),
+    ],
+)
+def test_who_does_not_read_is_cut_off(settings: Settings, tmp_path: Path, asks: bytes) -> None:
+    with serving(tmp_path, *ON, prelude=HURRY) as server:
+        whole = len(server.get("/docs/swagger-ui-bundle.js").body)
+        with deaf(server, asks, 20) as connections:
+            time.sleep(3.5)
+            assert open_connections(server) == 0
+            for connection in connections:
+                assert until_cut_off(connection) < asks.count(b"GET") * whole
+        assert server.get("/healthz").status == 200
+    assert [line["level"] for line in server.log] == ["info"] * len(server.log)
+
+
+def test_who_reads_slowly_is_not_cut_off(settings: Settings, tmp_path: Path) -> None:
+    with serving(tmp_path, *ON, prelude=HURRY) as server:
+        whole = len(server.get("/docs/swagger-ui-bundle.js").body)
+        with deaf(server, BUNDLE * 8) as [connection]:
+            size, started = 0, time.monotonic()
+            while size < 8 * whole:
+                size += len(connection.recv(1 << 18))
+                # As slow as it takes to be at it for some looks.
+                time.sleep(max(0.0, started + size / whole * 0.7 - time.monotonic()))
+            assert time.monotonic() - started > 4
+
+
+def test_who_does_not_read_holds_up_no_stop(settings: Settings, tmp_path: Path) -> None:
+    server = spawn(tmp_path, *ON, prelude=HURRY)
+    with deaf(server, BUNDLE * 8, 20), deaf(server, BUNDLE, 1):
+        time.sleep(0.3)
+        started = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - started < 8  # and not the 30 s of GRACEFUL_STOP
+    assert [line["level"] for line in server.log] == ["info"] * len(server.log)
+
+
+def open_connections(server: Spawned) -> int:
+    """How many connections the process of the server has."""
+    rows = [line.split() for line in Path(f"/proc/{server.process.pid}/net/tcp").read_text().splitlines()[1:]]
+    sockets = {row[9] for row in rows if row[1].endswith(f":{server.port:04X}") and row[3] != "0A"}
+    files = Path(f"/proc/{server.process.pid}/fd").iterdir()
+    held = {str(file.readlink()) for file in files if file.is_symlink()}
+    return len([inode for inode in sockets if f"socket:[{inode}]" in held])
 
 
 def test_a_flood_of_logins_stops_no_refresh(settings: Settings, tmp_path: Path) -> None:

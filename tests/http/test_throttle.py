@@ -13,6 +13,7 @@ import pytest
 
 from tests.http.live import PASSWORD, Live, Reply, shared, somebody
 from tokenctl.errors import Throttled
+from tokenctl.http.site import MAX_LOGINS
 from tokenctl.http.throttle import Throttle
 
 HOME, AWAY, THIRD = "203.0.113.7", "198.51.100.9", "192.0.2.33"
@@ -121,6 +122,28 @@ def test_attempts_at_the_same_time_cannot_exceed_the_limit(start: Start) -> None
         found = list(threads.map(lambda _: log_in(live, "ada", "wrong").status, range(12)))
     assert sorted(found) == [401] * 3 + [429] * 9
     assert len([each for each in live.service.audit.tail(50) if each.type == "login.failed"]) == 3
+
+
+@pytest.mark.parametrize("path", ["/auth/login", "/auth/password", "/auth/register"])
+def test_who_is_told_to_come_back_used_up_no_attempt(
+    start: Start, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    live = start(account_limit="3/hour", address_limit="3/hour")
+    live.service.create_user("ada", PASSWORD)
+    token = log_in(live, "ada").json["access_token"]
+    fields: dict[str, str] = {"username": somebody(), "password": PASSWORD}
+    if path == "/auth/login":
+        fields["username"] = "ada"
+    elif path == "/auth/password":
+        fields = {"current_password": PASSWORD, "new_password": NEW_PASSWORD}
+
+    def ask(ip: str) -> int:
+        return live.post(path, fields, token, x_forwarded_for=ip).status
+
+    with monkeypatch.context() as full:
+        full.setattr(live.site.logins, "_held", MAX_LOGINS)
+        assert [ask(AWAY) for _ in range(5)] == [503] * 5
+    assert ask(AWAY) in (200, 201, 204)
 
 
 def test_guessing_the_current_password_is_guessing(start: Start) -> None:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import CHEAP, MASTER_KEY, START, Clock
-from tests.service import DAY, SECOND, add_logins, dump, event_types, login_row, run_sql, statements
+from tests.service import (
+    DAY,
+    SECOND,
+    accept_events,
+    add_logins,
+    drop_database,
+    dump,
+    event_types,
+    key_file,
+    login_row,
+    refuse_events,
+    run_sql,
+    statements,
+    write_transactions,
+)
 from tests.service.test_rotate import ELSEWHERE, GRACE, HOME, MALFORMED, TICK, forged
 from tokenctl import Context, Introspection, Settings, State, TokenPair, TokenService
 from tokenctl.core.access_token import AccessClaims, sign_access_token
@@ -206,7 +219,7 @@ class TestCheckAccess:
         with statements(login.service) as sent:
             login.service.check_access(login.pair.access_token)
         assert sum("refresh_tokens" in statement for statement in sent) == 1
-        assert "BEGIN IMMEDIATE" not in sent
+        assert write_transactions(sent) == 0
 
     @pytest.mark.parametrize("make", NO_ACCESS_TOKENS.values(), ids=NO_ACCESS_TOKENS)
     def test_what_is_none_of_ours_is_refused_without_a_look_at_a_login(
@@ -244,7 +257,7 @@ class TestCheckAccess:
         assert login.service.check_access(login.pair.access_token)
 
     def test_needs_no_master_key(self, login: Login, settings: Settings) -> None:
-        Path(f"{settings.database}.key").unlink()
+        key_file(settings).unlink()
         with TokenService(settings, clock=login.clock) as bare:
             assert bare.check_access(login.pair.access_token)
 
@@ -573,7 +586,7 @@ class TestLogoutEverywhere:
         with statements(login.service) as sent:
             done = login.service.logout(login.pair.refresh_token, client_id="app", everywhere=True)
         assert done.revoked == 2501
-        assert sent.count("BEGIN IMMEDIATE") == 1
+        assert write_transactions(sent) == 1
         assert login.service.sessions(login.pair.user_id) == []
 
     @of_table({**DEATHS, **PURGES, **{name: end for name, end in BLOCKS.items() if "cut-off" in name}})
@@ -694,15 +707,12 @@ CHANGES: dict[str, Callable[[Login], object]] = {
 def test_a_fault_between_change_and_event_commits_neither(
     login: Login, change: Callable[[Login], object], failing: str
 ) -> None:
-    login.sql(
-        f"CREATE TRIGGER fault BEFORE INSERT ON events WHEN new.type LIKE '{failing}'"
-        " BEGIN SELECT RAISE(ABORT, 'fault'); END"
-    )
+    refuse_events(login.settings, failing)
     before = dump(login.settings)
     with pytest.raises(DatabaseError):
         change(login)
     assert dump(login.settings) == before
-    login.sql("DROP TRIGGER fault")
+    accept_events(login.settings)
     change(login)
     assert login.service.inspect(login.pair.token_id).state is State.REVOKED
 
@@ -744,17 +754,19 @@ class TestFollowingTheLog:
 
 
 class TestReady:
+    @pytest.fixture
+    def service(self, settings: Settings) -> Iterator[TokenService]:
+        """On the machine's own clock: a server compares it with its own."""
+        with TokenService(settings) as service:
+            yield service
+
     def test_it_is(self, service: TokenService) -> None:
         service.ready()
 
     @pytest.mark.parametrize(
         ("spoil", "error"),
         [
-            pytest.param(
-                lambda settings: Path(settings.database).rename(f"{settings.database}.away"),
-                DatabaseMissing,
-                id="the file is gone",
-            ),
+            pytest.param(drop_database, DatabaseMissing, id="the database is gone"),
             pytest.param(
                 lambda settings: run_sql(settings, "UPDATE alembic_version SET version_num = '9999'"),
                 NotMigrated,

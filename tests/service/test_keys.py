@@ -7,14 +7,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import jwt
 import pytest
 
 from tests.conftest import CHEAP, MASTER_KEY, START, Clock
-from tests.service import DAY, SECOND, dump, run_sql, statements
+from tests.service import DAY, SECOND, accept_events, dump, key_file, refuse_events, run_sql, statements
 from tokenctl import Settings, TokenPair, TokenService
 from tokenctl.core.access_token import AccessClaims, verify_access_token
 from tokenctl.core.keys import derive_keys, unwrap_signing_key
@@ -88,7 +88,7 @@ class TestRotate:
     def test_the_old_key_verifies_until_its_last_token_has_expired(
         self, settings: Settings, service: TokenService, ada: str, clock: Clock
     ) -> None:
-        longest = Settings(database=settings.database, access_ttl=AFTER)
+        longest = replace(settings, access_ttl=AFTER)
         old = first_kid(service)
         service.keys.rotate()
         clock.advance(BEFORE - TICK)
@@ -165,7 +165,7 @@ class TestRotate:
 
     def test_rs256(self, settings: Settings, service: TokenService, ada: str, clock: Clock) -> None:
         old = service.issue("ada")
-        rsa = Settings(database=settings.database, algorithm="RS256")
+        rsa = replace(settings, algorithm="RS256")
         with TokenService(rsa, clock=clock) as other:
             new = other.keys.rotate()
         clock.advance(BEFORE)
@@ -178,7 +178,7 @@ class TestRotate:
     def test_needs_the_master_key_and_changes_nothing_without_it(
         self, service: TokenService, settings: Settings, second: TokenService
     ) -> None:
-        Path(f"{settings.database}.key").unlink()
+        key_file(settings).unlink()
         before = dump(settings)
         with pytest.raises(KeyMissing):
             second.keys.rotate()
@@ -188,13 +188,13 @@ class TestRotate:
         self, service: TokenService, ada: str, settings: Settings, clock: Clock
     ) -> None:
         """The event is the last statement; it cannot be written."""
-        run_sql(settings, "CREATE TRIGGER no BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no'); END")
+        refuse_events(settings, "%")
         before = dump(settings)
         for at_once in (False, True):
             with pytest.raises(TokenctlError):
                 service.keys.rotate(at_once=at_once)
             assert dump(settings) == before
-        run_sql(settings, "DROP TRIGGER no")
+        accept_events(settings)
         clock.advance(BEFORE + AFTER)
         assert kid_of(service.issue("ada")) == first_kid(service)
 
@@ -206,13 +206,16 @@ class TestRotate:
             "import os, sys\n"
             "from tokenctl import Settings, TokenService\n"
             "from tokenctl.storage import events\n"
-            "database, at_once = sys.argv[1:]\n"
+            "database, key_file, at_once = sys.argv[1:]\n"
             "events.add = lambda *_: os._exit(9)  # keys are written, nothing is committed\n"
-            "TokenService(Settings(database=database)).keys.rotate(at_once=bool(at_once))\n"
+            "settings = Settings(database=database, key_file=key_file)\n"
+            "TokenService(settings).keys.rotate(at_once=bool(at_once))\n"
         )
         before = dump(settings)
         done = subprocess.run(
-            [sys.executable, "-c", program, settings.database, "x" * at_once], check=False, timeout=60
+            [sys.executable, "-c", program, settings.database, str(key_file(settings)), "x" * at_once],
+            check=False,
+            timeout=60,
         )
         assert done.returncode == 9
         assert dump(settings) == before
@@ -408,7 +411,7 @@ class TestErrors:
     def test_a_key_that_cannot_be_unwrapped(
         self, service: TokenService, second: TokenService, ada: str, settings: Settings
     ) -> None:
-        run_sql(settings, "UPDATE signing_keys SET wrapped_private_key = zeroblob(200)")
+        run_sql(settings, "UPDATE signing_keys SET wrapped_private_key = ?", bytes(200))
         for _ in range(2):
             with pytest.raises(KeyWrong, match="cannot be unwrapped") as caught:
                 second.issue("ada")
@@ -432,7 +435,7 @@ class TestJwks:
         clock.advance(LOOK)
         service.keys.rotate()
         clock.advance(LOOK)
-        with TokenService(Settings(database=settings.database, algorithm="RS256"), clock=clock) as rsa:
+        with TokenService(replace(settings, algorithm="RS256"), clock=clock) as rsa:
             rsa.keys.rotate()
         clock.advance(LOOK)
         jwks = service.keys.jwks()
@@ -460,7 +463,7 @@ class TestJwks:
         assert claims["sub"] == ada
 
     def test_needs_no_master_key(self, settings: Settings, clock: Clock) -> None:
-        Path(f"{settings.database}.key").unlink()
+        key_file(settings).unlink()
         with TokenService(settings, clock=clock) as bare:
             assert len(bare.keys.jwks()["keys"]) == 1
             assert len(bare._runtime.verification_keys()) == 1

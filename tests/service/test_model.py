@@ -6,12 +6,11 @@ The environment variable TOKENCTL_MODEL_STEPS sets how many steps are taken (def
 from __future__ import annotations
 
 import os
-import shutil
-import sqlite3
 import tempfile
 from collections import Counter
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
@@ -29,6 +28,7 @@ from hypothesis.stateful import (
 )
 
 from tests.conftest import START, Clock
+from tests.service import run_sql
 from tokenctl import Context, RotateRequest, Selector, Settings, State, TokenPair, TokenService
 from tokenctl.errors import DatabaseBehind, InvalidInput, TokenctlError, TokenRefused, UserDisabled
 
@@ -127,17 +127,16 @@ devices = st.sampled_from(list(DEVICES))
 class Model(RuleBasedStateMachine):
     """Each rule does one thing to the service and to the model, and compares the answers."""
 
-    #: A directory with a database to start from.
-    template: ClassVar[Path]
+    #: Makes a database, what it needs of files in that directory.
+    new_settings: ClassVar[Callable[[Path], AbstractContextManager[Settings]]]
     #: How often each verdict came up, over all runs.
     counts: ClassVar[Counter[str]]
 
     def __init__(self) -> None:
         super().__init__()
-        self.directory = tempfile.TemporaryDirectory()
-        self.path = Path(self.directory.name) / "tokens.db"
-        for file in self.template.iterdir():
-            shutil.copy(file, self.directory.name)
+        self.stack = ExitStack()
+        directory = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
+        self.settings = self.stack.enter_context(type(self).new_settings(directory))
         self.clock = Clock()
         self.users = [User(name) for name in USERS]
         self.known: list[Login] = []
@@ -147,8 +146,8 @@ class Model(RuleBasedStateMachine):
     @initialize(grace=st.sampled_from([GRACE, GRACE, GRACE, 0]), strict=st.booleans())
     def open(self, grace: int, strict: bool) -> None:
         self.grace, self.strict = grace, strict
-        settings = Settings(
-            database=str(self.path),
+        settings = replace(
+            self.settings,
             grace=timedelta(microseconds=grace),
             access_ttl=timedelta(microseconds=ACCESS),
             idle_ttl=timedelta(microseconds=IDLE),
@@ -166,7 +165,7 @@ class Model(RuleBasedStateMachine):
         if hasattr(self, "service"):
             self.service.close()
         self.counts.update(self.seen)
-        self.directory.cleanup()
+        self.stack.close()
 
     @property
     def now(self) -> int:
@@ -412,19 +411,17 @@ class Model(RuleBasedStateMachine):
 
     def write(self, login: Login) -> None:
         device = DEVICES[login.use.device].device
-        with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
-            connection.execute(
-                "UPDATE refresh_tokens SET generation = ?, rotated_at = ?, access_until = ?, last_device = ?"
-                " WHERE id = ?",
-                (
-                    login.use.generation,
-                    login.use.at,
-                    login.use.access_until,
-                    device,
-                    bytes.fromhex(login.id[3:]),
-                ),
-            )
-            connection.execute("UPDATE realm SET recovered_at = ?", (self.recovered_at,))
+        run_sql(
+            self.settings,
+            "UPDATE refresh_tokens SET generation = ?, rotated_at = ?, access_until = ?, last_device = ?"
+            " WHERE id = ?",
+            login.use.generation,
+            login.use.at,
+            login.use.access_until,
+            device,
+            bytes.fromhex(login.id[3:]),
+        )
+        run_sql(self.settings, "UPDATE realm SET recovered_at = ?", self.recovered_at)
 
     # --- always ---
 
@@ -452,16 +449,17 @@ class Model(RuleBasedStateMachine):
     @invariant()
     def every_reuse_is_in_the_log(self) -> None:
         if hasattr(self, "service"):
-            with closing(sqlite3.connect(self.path)) as connection:
-                counted = connection.execute("SELECT count(*) FROM events WHERE type = 'token.reuse'")
-                assert counted.fetchone() == (self.seen["reuse"],)
+            counted = run_sql(self.settings, "SELECT count(*) FROM events WHERE type = 'token.reuse'")
+            assert counted == [(self.seen["reuse"],)]
 
 
-def test_the_service_and_the_model_never_differ(new_database: Path) -> None:
+def test_the_service_and_the_model_never_differ(
+    new_settings: Callable[[Path], AbstractContextManager[Settings]],
+) -> None:
     class Here(Model):
-        template = new_database
         counts: ClassVar[Counter[str]] = Counter()
 
+    Here.new_settings = staticmethod(new_settings)
     run_state_machine_as_test(
         Here,
         settings=how(

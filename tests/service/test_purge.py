@@ -13,7 +13,18 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.conftest import CHEAP, START, Clock
-from tests.service import DAY, SECOND, add_logins, dump, event_types, login_row, run_sql, statements
+from tests.service import (
+    DAY,
+    SECOND,
+    add_logins,
+    dump,
+    event_types,
+    is_postgres,
+    login_row,
+    run_sql,
+    statements,
+    write_transactions,
+)
 from tokenctl import Selector, Settings, State, TokenPair, TokenService
 from tokenctl.errors import (
     ClockSuspect,
@@ -244,7 +255,7 @@ class TestBatches:
         with statements(service) as sent:
             report = service.purge(batch=batch)
         assert (report.purged, report.batches, report.complete) == (10, batches, True)
-        assert sent.count("BEGIN IMMEDIATE") == batches + 1  # and the record of the run
+        assert write_transactions(sent) == batches + 1  # and the record of the run
 
     def test_skip_the_living_between_the_dead(
         self, service: TokenService, settings: Settings, ada: User
@@ -265,8 +276,9 @@ class TestBatches:
                 run_sql(
                     settings,
                     "UPDATE refresh_tokens SET revoked_at = NULL, revoked_reason = NULL, rotated_at = ?"
-                    " WHERE hex(id) LIKE '%05'",
+                    " WHERE id = ?",
                     START,
+                    bytes.fromhex(dead[4].removeprefix("rt_")),
                 )
 
         assert service.purge(batch=2, progress=revive).purged == 5
@@ -349,8 +361,11 @@ class TestOneRunner:
         assert service.purge(progress=run_another).purged == 2
         assert refused
         for error in refused:
-            assert error.facts["pid"] == os.getpid()
-            assert str(os.getpid()) in error.message
+            assert "already running" in error.message
+            # On a server it may be a process of another machine.
+            if not is_postgres(settings):
+                assert error.facts["pid"] == os.getpid()
+                assert str(os.getpid()) in error.message
         assert service.purge().complete
 
     def test_rotations_go_on_meanwhile(

@@ -13,7 +13,7 @@ import bcrypt
 import pytest
 
 from tests.conftest import CHEAP, Clock
-from tests.service import DAY, add_logins, dump, event_types, login_row, run_sql
+from tests.service import DAY, add_logins, add_rows, dump, event_types, login_row, run_sql
 from tokenctl import Context, PasswordPolicy, Settings, State, TokenPair, TokenService
 from tokenctl.errors import (
     ClientExists,
@@ -122,13 +122,11 @@ class TestCreate:
         assert dump(settings) == before
 
     def test_lists_more_than_a_page(self, service: TokenService, settings: Settings) -> None:
-        run_sql(
-            settings,
-            "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 2099)"
-            " INSERT INTO users (id, name, name_key, created_at, not_before)"
-            " SELECT randomblob(16), printf('user %04d', i), printf('user %04d', i), 1, 0 FROM n",
-        )
-        assert [user.name for user in service.users.list()] == [f"user {i:04}" for i in range(2100)]
+        row = {"created_at": 1, "not_before": 0}
+        names = [f"user {i:04}" for i in range(2100)]
+        rows = [{"id": name.encode().rjust(16), "name": name, "name_key": name, **row} for name in names]
+        add_rows(settings, "users", rows)
+        assert [user.name for user in service.users.list()] == names
         assert service.users.count() == 2100
 
 
@@ -290,8 +288,8 @@ class TestDisable:
         assert (change.revoked, change.user.disabled_at, change.user.disabled_until) == (2, clock(), None)
         assert logins_of(service, [*mine, other]) == [State.REVOKED, State.REVOKED, State.LIVE]
         assert event_types(settings)[-3:] == ["user.disable", "token.revoke", "token.revoke"]
-        rows = run_sql(settings, "SELECT DISTINCT at, reason, actor FROM events ORDER BY id DESC LIMIT 1")
-        assert rows == [(clock(), "left", "admin")]
+        rows = run_sql(settings, "SELECT at, reason, actor FROM events ORDER BY id DESC LIMIT 3")
+        assert rows == [(clock(), "left", "admin")] * 3
         with pytest.raises(UserDisabled):
             service.issue("ada")
 
@@ -347,9 +345,9 @@ class TestDelete:
         assert (change.user, change.revoked) == (ada, 1)
         assert event_types(settings) == [*events, "token.revoke", "user.delete"]
         [(user_id, reason, data)] = run_sql(
-            settings, "SELECT hex(user_id), reason, data FROM events ORDER BY id DESC LIMIT 1"
+            settings, "SELECT user_id, reason, data FROM events ORDER BY id DESC LIMIT 1"
         )
-        assert (f"usr_{user_id.lower()}", reason) == (ada.id, "asked for")
+        assert (f"usr_{user_id.hex()}", reason) == (ada.id, "asked for")
         assert json.loads(data)["name"] == "Ada"
         for gone in (pair, dead):
             with pytest.raises(TokenNotFound):

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
+from tests.conftest import KINDS, Postgres
 from tokenctl.core.context import Context
 from tokenctl.core.rotation import Policy, Presented, Verdict, judge
 from tokenctl.core.token_string import LAST_GENERATION, PresentedToken, hash_secret
 from tokenctl.storage import swap as swap_statements
 from tokenctl.storage import tokens as token_rows
+from tokenctl.storage.postgres import PostgresDatabase
 from tokenctl.storage.sqlite import SQLiteFile, sqlite_engine
 from tokenctl.storage.swap import Swap, Swapped
 
@@ -39,15 +42,23 @@ Values = Mapping[str, Any]
 Table = dict[bytes, dict[str, Any]]
 
 
-@pytest.fixture(scope="module")
-def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
+@pytest.fixture(scope="module", params=KINDS)
+def connection(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Connection]:
     """On a new database; roll back what you do."""
-    path = tmp_path_factory.mktemp("agrees") / "tokens.db"
-    SQLiteFile(str(path)).create(lambda _: None)
-    engine = sqlite_engine(path, 1.0)
-    with engine.connect() as connection:
-        yield connection
-    engine.dispose()
+    with ExitStack() as stack:
+        if request.param == "sqlite":
+            path = tmp_path_factory.mktemp("agrees") / "tokens.db"
+            SQLiteFile(str(path)).create(lambda _: None)
+            engine = sqlite_engine(path, 1.0)
+        else:
+            postgres: Postgres = request.getfixturevalue("postgres")
+            url = stack.enter_context(postgres.empty())
+            PostgresDatabase(url).create(lambda _: None)
+            engine = sa.create_engine(sa.make_url(url).set(drivername="postgresql+psycopg"))
+        stack.callback(engine.dispose)
+        yield stack.enter_context(engine.connect())
 
 
 @contextmanager
@@ -60,9 +71,8 @@ def rolled_back(connection: Connection) -> Iterator[None]:
 
 
 def insert(connection: Connection, table: str, values: Values) -> None:
-    columns = ", ".join(values)
-    places = ", ".join("?" * len(values))
-    connection.exec_driver_sql(f"INSERT INTO {table} ({columns}) VALUES ({places})", tuple(values.values()))
+    columns, places = ", ".join(values), ", ".join(f":{name}" for name in values)
+    connection.execute(sa.text(f"INSERT INTO {table} ({columns}) VALUES ({places})"), dict(values))
 
 
 def stored(connection: Connection) -> Table:
@@ -102,7 +112,7 @@ contexts = st.builds(
 troubles: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "unknown": st.just({"exists": False}),
     "another client": st.just({"by": "default"}),
-    "unknown client": st.sampled_from(["nobody", "", "APP0", "app0 ", "app0\0"]).map(lambda by: {"by": by}),
+    "unknown client": st.sampled_from(["nobody", "", "APP0", "app0 ", "app0\x01"]).map(lambda by: {"by": by}),
     "another secret": st.just({"secret": OTHER_SECRET}),
     "a generation off": st.sampled_from([-2, -1, 1, 2]).map(lambda off: {"off": off}),
     "the last generation": st.integers(LAST_GENERATION - 2, LAST_GENERATION).map(lambda g: {"generation": g}),
@@ -188,8 +198,9 @@ def batches(draw: st.DrawFn, most: int) -> list[Case]:
 
 
 def write(connection: Connection, batch: list[Case], realm_cut_off: int, recovered_at: int | None) -> None:
-    connection.exec_driver_sql(
-        "UPDATE realm SET not_before = ?, recovered_at = ?", (realm_cut_off, recovered_at)
+    connection.execute(
+        sa.text("UPDATE realm SET not_before = :cut_off, recovered_at = :recovered_at"),
+        {"cut_off": realm_cut_off, "recovered_at": recovered_at},
     )
     for case in batch:
         insert(connection, "clients", case.client)
@@ -404,16 +415,36 @@ def test_without_a_realm_nothing_rotates(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 256])
-def test_the_cached_text_is_that_of_a_fresh_compilation(connection: Connection, size: int) -> None:
-    fresh = swap_statements.rotation_statement(size).compile(dialect=sqlite.dialect())
+def test_the_cached_text_is_that_of_a_fresh_compilation(size: int) -> None:
+    dialect = sqlite.dialect()
+    fresh = swap_statements.rotation_statement(size).compile(dialect=dialect)
     for _ in range(2):
-        text, names = swap_statements._rotation_text(connection.dialect, size)
+        text, names = swap_statements._rotation_text(dialect, size)
         assert text == str(fresh)
         assert names == fresh.positiontup
     # Each parameter has its place: none is written out, and none is left over.
     assert len(names) == text.count("?")
     used = {f"{name}_{i}" for i in range(size) for name in ("id", "generation", "secret_hash", "client_id")}
     assert used <= set(names)
+
+
+def test_one_text_for_every_size_on_postgresql() -> None:
+    dialect = sa.make_url("postgresql+psycopg://").get_dialect()()
+    text, names = swap_statements._rotation_text(dialect, 0)
+    assert text == str(swap_statements.rotation_statement(0).compile(dialect=dialect))
+    assert names == []
+    assert all(f"%({name})s" in text for name in ("id", "generation", "secret_hash", "client_id", "now"))
+
+
+def test_a_client_with_a_nul_is_nobody(connection: Connection) -> None:
+    swap = replace(swap_of(HEALTHY), client_id="app0\0")
+    with rolled_back(connection):
+        write(connection, [HEALTHY], 0, None)
+        if connection.dialect.name == "sqlite":
+            assert swap_statements.rotate(connection, [swap], now=NOW, access_until=ACCESS_UNTIL) == {}
+        else:
+            with pytest.raises(sa.exc.DataError, match="NUL"):
+                swap_statements.rotate(connection, [swap], now=NOW, access_until=ACCESS_UNTIL)
 
 
 def test_a_full_batch(connection: Connection) -> None:

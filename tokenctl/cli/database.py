@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tokenctl.cli import options, records, times
 from tokenctl.cli.confirm import confirm
 from tokenctl.cli.options import Run, app, command, group
-from tokenctl.cli.output import Column, instant
+from tokenctl.cli.output import Advance, Column, amount, instant
 
-db = group(app, "db", "The database: upgrade, check, restored, sample.", example="tokenctl db check")
+if TYPE_CHECKING:  # a command imports what it needs when it runs
+    from tokenctl.service.backup import Counts, Progress
+
+db = group(
+    app,
+    "db",
+    "The database: upgrade, check, backup, restore, restored, copy, sample.",
+    example="tokenctl db check",
+)
 keys = group(app, "keys", "The keys that sign access tokens: list, rotate.", example="tokenctl keys list")
 audit = group(app, "audit", "The audit log.", example="tokenctl audit tail")
 
@@ -118,6 +127,209 @@ def restored(run: Run, yes: options.Yes = False) -> None:
     confirm("declare that the database was restored", tokens=1, users=0, yes=yes, look="tokenctl doctor")
     at = service.declare_restored()
     run.out.summary({"recovered_at": at}, columns, f"declared restored at {times.show_local(at)}")
+
+
+_COUNTS = [Column("users"), Column("tokens"), Column("live"), Column("events")]
+_BACKUP = [Column("file"), instant("at"), Column("schema"), *_COUNTS, Column("bytes"), Column("key_file")]
+_APART = "keep the key apart: losing it ends every login"
+
+
+@command(
+    db,
+    "backup",
+    example="tokenctl db backup /backup/monday.db\ntokenctl db backup /backup/tuesday.db --json | jq .at",
+)
+def backup(
+    run: Run, file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file; none is replaced.")]
+) -> None:
+    """Write the database to a new file while it is in use.
+
+    The file is searched for damage before it gets its name, and holds everything that was acknowledged before
+    its instant. The master key is never in it. A database on PostgreSQL has tools of its own: pg_dump, PITR.
+    """
+    from tokenctl.service.backup import backup
+
+    run.out.expect(_BACKUP)
+    with run.out.progress("backing up") as advance:
+        done = backup(run.settings, file, progress=_steps(advance))
+    record = {
+        "file": str(file),
+        "at": done.at,
+        "schema": done.schema,
+        **_counted(done.counts),
+        "bytes": done.size,
+        "key_file": done.key_file and str(done.key_file),
+    }
+    key = done.key_file or "TOKENCTL_MASTER_KEY"
+    card = [
+        ("backup", f"{file} ({done.size:,} bytes, schema {done.schema})"),
+        ("of", f"{done.database} at {times.show_local(done.at)}"),
+        ("holds", _holds(done.counts)),
+        ("master key", _SAMPLE_KEY if done.is_sample else f"not in it, but {key}; {_APART}"),
+    ]
+    run.out.one(record, _BACKUP, card=card)
+
+
+_RESTORED = [
+    Column("database"),
+    Column("file"),
+    Column("set_aside"),
+    instant("recovered_at"),
+    instant("newest_event_at", "newest event"),
+    Column("schema_before"),
+    Column("schema"),
+    *_COUNTS,
+    Column("key_fits"),
+]
+
+
+@command(
+    db,
+    "restore",
+    example="tokenctl db restore /backup/monday.db --database /var/lib/tokenctl/tokens.db",
+)
+def restore(
+    run: Run,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of db backup.")],
+    yes: options.Yes = False,
+) -> None:
+    """Put a backup in the place of the database, and declare that.
+
+    Stop the server first: a database in use is refused. The old one stays beside the new one. Clients that
+    rotated since the backup go on, once each, and a second holder of a string is caught. What was revoked,
+    disabled, changed or deleted since the backup is as it was before.
+    """
+    from tokenctl.service.backup import look, restore
+
+    run.out.expect(_RESTORED)
+    found = look(run.settings, file)
+    newest = found.newest_event_at
+    holds = _holds(found.counts) + (f", newest at {times.show_local(newest)}" if newest is not None else "")
+    place = f"in place of {found.database}" if found.replaces else f"as {found.database}"
+    damaged = ", which is damaged" if found.damaged else ""
+    confirm(
+        f"restore {file} ({holds}) {place}{damaged}",
+        tokens=1,
+        users=0,
+        yes=yes,
+        look=f"tokenctl db check --database {quote(str(file))}",
+    )
+    with run.out.progress("restoring") as advance:
+        done = restore(run.settings, file, actor=run.actor, progress=_steps(advance))
+    record = {
+        "database": done.database,
+        "file": str(file),
+        "set_aside": done.set_aside and str(done.set_aside),
+        "recovered_at": done.recovered_at,
+        "newest_event_at": done.newest_event_at,
+        "schema_before": done.schema_before,
+        "schema": done.schema,
+        **_counted(done.counts),
+        "key_fits": done.key_fits,
+    }
+    upgraded = "" if done.schema_before == done.schema else f", upgraded from schema {done.schema_before}"
+    card = [
+        ("restored", f"{done.database} from {file}{upgraded}"),
+        ("holds", holds),
+        ("declared", f"{times.show_local(done.recovered_at)}: clients that rotated since the backup go on"),
+        ("lost", "what was revoked, disabled, changed or made since the backup"),
+        ("old one", f"{done.set_aside or 'there was none'}"),
+    ]
+    if done.set_aside is not None and not found.damaged:
+        list_revoked = f"tokenctl list --state revoked -o id --database {quote(str(done.set_aside))}"
+        revoke = f"tokenctl revoke - --yes --reason restored --database {quote(done.database)}"
+        card.append(("next", f"{list_revoked} | {revoke}"))
+    else:
+        card.append(("next", "revoke again what was revoked since the backup"))
+    card.append(("then", "start the server; tokenctl doctor"))
+    run.out.one(record, _RESTORED, card=card)
+    if not done.key_fits:
+        run.out.warn("the master key is not at hand, so nobody looked whether it is this backup's")
+
+
+_COPIED = [
+    Column("source"),
+    Column("target"),
+    instant("at"),
+    *_COUNTS,
+    Column("rows", show=lambda rows: ", ".join(f"{table} {count:,}" for table, count in rows.items())),
+    Column("key_file"),
+    Column("target_key_file"),
+]
+_SAMPLE_KEY = "the sample's own, which is public"
+
+
+@command(
+    db,
+    "copy",
+    example="tokenctl db copy --to postgresql://tokenctl@db.example/tokenctl\ntokenctl db copy --to other.db",
+)
+def copy(
+    run: Run,
+    *,
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="PATH|URL", help="A new file, or an empty database on PostgreSQL."),
+    ],
+) -> None:
+    """Copy the whole database into a new one, as from SQLite to PostgreSQL.
+
+    Stop the server first: what is written afterwards is not in the copy. It is made whole, read again and
+    compared, or not at all. The master key stays the same, and goes where the new database looks for it.
+    """
+    from tokenctl.service.backup import copy
+
+    run.out.expect(_COPIED)
+    with run.out.progress("copying") as advance:
+        done = copy(run.settings, to, progress=_steps(advance))
+    record = {
+        "source": done.source,
+        "target": done.target,
+        "at": done.at,
+        **_counted(done.counts),
+        "rows": dict(done.rows),
+        "key_file": done.key_file and str(done.key_file),
+        "target_key_file": done.target_key_file and str(done.target_key_file),
+    }
+    if done.key_file is None:
+        key = _SAMPLE_KEY if done.is_sample else "the same, from TOKENCTL_MASTER_KEY"
+    elif done.key_file == done.target_key_file:
+        key = f"the same, {done.key_file}"
+    else:
+        files = f"{quote(str(done.key_file))} {quote(str(done.target_key_file))}"
+        key = f"the same, looked for in {done.target_key_file}: cp -p {files}"
+    card = [
+        ("copied", f"{done.source} at {times.show_local(done.at)}"),
+        ("to", f"{done.target} ({amount(sum(done.rows.values()), 'row')}, read again and the same)"),
+        ("holds", _holds(done.counts)),
+        ("master key", key),
+        (
+            "next",
+            f"tokenctl doctor --database {quote(done.target)}; what is written to the old one is not in it",
+        ),
+    ]
+    run.out.one(record, _COPIED, card=card)
+
+
+def _counted(counts: Counts) -> dict[str, int]:
+    return {name: getattr(counts, name) for name in ("users", "tokens", "live", "events")}
+
+
+def _holds(counts: Counts) -> str:
+    logins = f"{amount(counts.tokens, 'token')} ({counts.live:,} live)"
+    return f"{amount(counts.users, 'user')}, {logins}, {amount(counts.events, 'event')}"
+
+
+def _steps(advance: Advance) -> Progress:
+    """The service says how much is done; the bar wants to hear how much was added."""
+    before = 0
+
+    def step(done: int, total: int) -> None:
+        nonlocal before
+        advance(done - before, total)
+        before = done
+
+    return step
 
 
 @command(db, "sample", example="tokenctl db sample playground.db")

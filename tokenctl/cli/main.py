@@ -72,6 +72,8 @@ EXIT: dict[type[BaseException], int] = {
     errors.DatabaseMissing: 10,
     errors.NotMigrated: 10,
     errors.NotADatabase: 10,
+    errors.DatabaseAway: 10,
+    errors.ConnectionRefused: 10,
     errors.DatabaseLocked: 11,
     errors.Interrupted: 130,
     KeyboardInterrupt: 130,

@@ -46,9 +46,8 @@ def serve(
     from tokenctl.http.start import serve
 
     settings = run.settings
-    if not dev:
-        demand_issuer(settings)
-    bound, url = listen(settings)
+    demand_issuer(settings, dev=dev)
+    bound, url = listen(settings, dev=dev)
     with bound:
         if dev:
             settings = _for_development(run.loaded, url)

@@ -1,4 +1,7 @@
-"""The forms of what users, clients and scopes are called."""
+"""The forms of what users, clients and scopes are called.
+
+A refusal never repeats the text: it is shown to whoever sent that over HTTP, and may go into a log.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def clean_user_name(text: str) -> str:
         )
     if not name.isprintable() or name != name.strip():
         raise InvalidInput(
-            f"the user's name {name[:60]!r} has a control character, or a space at an end",
+            "a user's name has only characters that are printed, and no space at an end",
             hint="use letters, digits, or an e-mail address",
         )
     if user_name_key(name).startswith("usr_"):
@@ -52,9 +55,7 @@ def clean_client_id(text: str) -> str:
     """A client's id: 1 to 128 printable ASCII characters without a space. Raises InvalidInput."""
     _refuse_secret(text)
     if not _CLIENT_ID.fullmatch(text):
-        raise InvalidInput(
-            f"{text[:60]!r} is not a client's id", hint="1 to 128 printable ASCII characters, no space"
-        )
+        raise InvalidInput("this is not a client's id", hint="1 to 128 printable ASCII characters, no space")
     return text
 
 

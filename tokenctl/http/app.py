@@ -42,7 +42,7 @@ def make_app(
         for path, group in groupby(endpoints, key=lambda endpoint: endpoint.path)
     }
     router = Router(
-        [Route(path, app) for path, app in paths.items()] + list(routes),
+        [Route(path, app) for path, app in paths.items()] + [*routes, *_other_methods(site, routes)],
         redirect_slashes=False,
         default=PathApp(site, None, []),
         lifespan=lambda _: _lifespan(site),
@@ -61,6 +61,12 @@ def make_app(
         allow_credentials=True,
         expose_headers=("Retry-After", "WWW-Authenticate", "X-Request-Id"),
     )
+
+
+def _other_methods(site: Site, routes: Sequence[Route]) -> Iterable[Route]:
+    """What answers the methods that these routes do not take: Starlette would do so in plain text."""
+    for each in routes:
+        yield Route(each.path, PathApp(site, each.path, [], elsewhere=sorted(each.methods or ())))
 
 
 class _Straight:

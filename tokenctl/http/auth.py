@@ -25,10 +25,12 @@ from tokenctl.errors import (
 from tokenctl.http import messages
 from tokenctl.http.endpoint import Answer, Endpoint
 from tokenctl.http.problems import CredentialsMissing, CurrentPasswordWrong, Forbidden
+from tokenctl.http.site import MAX_LOGINS
 
 if TYPE_CHECKING:
     from tokenctl import TokenPair
     from tokenctl.http.call import Call
+    from tokenctl.http.site import Site
 
 _SECOND = 1_000_000
 
@@ -47,6 +49,7 @@ async def register(call: Call, body: messages.Register) -> Answer:
         raise Forbidden("registration is closed: an operator makes the users")
     async with site.slow_refusals():
         site.throttle.address("register", call.ip)
+        _demand_room(site)
         site.throttle.address_failed("register", call.ip)
         pair = await site.logins.run(
             site.service.register,
@@ -70,6 +73,7 @@ async def login(call: Call, body: messages.Login) -> Answer:
     context = call.context
     try:
         async with site.slow_refusals():
+            _demand_room(site)
             site.throttle.attempt(body.username, call.ip)
             pair = await site.logins.run(
                 site.service.login,
@@ -89,6 +93,15 @@ async def login(call: Call, body: messages.Login) -> Answer:
     site.throttle.succeeded(body.username, call.ip)
     site.metrics.login("ok")
     return _answer(call, pair)
+
+
+def _demand_room(site: Site) -> None:
+    """Raises Busy when no password can be looked at now; asked before an attempt is counted.
+
+    Else a flood that is turned away with 503 would use up an account's attempts.
+    """
+    if site.logins.held >= MAX_LOGINS:
+        raise Busy("too many calls are waiting (logins)")
 
 
 # --- refreshing ----------------------------------------------------------------------------
@@ -226,6 +239,7 @@ async def change_password(call: Call, body: messages.ChangePassword) -> None:
     context = call.context
     try:
         async with site.slow_refusals():
+            _demand_room(site)
             site.throttle.attempt(access.user_name, call.ip)
             done = await site.logins.run(
                 site.service.users.change_password,

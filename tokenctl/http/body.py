@@ -24,7 +24,10 @@ MAX_BODY = 8192
 #: Of a body that is too large, so much is read before the answer: a client that still sends would not see it.
 _MAX_DRAINED = 131_072
 _MAX_FIELDS = 64
-_UTF_8 = rb"(?:\s*;\s*(?:charset=\"?utf-8\"?)?)?\s*"
+#: Bytes of a Content-Type.
+_MAX_TYPE = 200
+# No two `\s*` beside each other: they would try every way to share the same spaces.
+_UTF_8 = rb"\s*(?:;\s*(?:charset=\"?utf-8\"?\s*)?)?"
 _JSON = re.compile(rb"application/json" + _UTF_8, re.IGNORECASE)
 _FORM = re.compile(rb"application/x-www-form-urlencoded" + _UTF_8, re.IGNORECASE)
 
@@ -114,8 +117,12 @@ async def _read_body(call: Call, receive: Receive) -> bytes:
 def _demand_json(call: Call) -> None:
     """Raises UnsupportedType for a body that does not say that it is JSON."""
     content_type = call.headers.get(b"content-type", b"")
-    if content_type != b"application/json" and not _JSON.fullmatch(content_type):
+    if content_type != b"application/json" and not _is(_JSON, content_type):
         raise UnsupportedType("the body must be JSON: Content-Type: application/json")
+
+
+def _is(kind: re.Pattern[bytes], content_type: bytes) -> bool:
+    return len(content_type) <= _MAX_TYPE and kind.fullmatch(content_type) is not None
 
 
 def _read_form(call: Call, body: bytes) -> dict[str, Any]:
@@ -123,7 +130,7 @@ def _read_form(call: Call, body: bytes) -> dict[str, Any]:
 
     Raises UnsupportedType, BadRequest for a repeated parameter (RFC 6749 §3.2).
     """
-    if not _FORM.fullmatch(call.headers.get(b"content-type", b"")):
+    if not _is(_FORM, call.headers.get(b"content-type", b"")):
         raise UnsupportedType("the body must be a form: Content-Type: application/x-www-form-urlencoded")
     try:
         pairs = parse_qsl(

@@ -100,12 +100,15 @@ class Endpoint:
 class PathApp:
     """The ASGI application of one path: its endpoints by method."""
 
-    def __init__(self, site: Site, path: str | None, endpoints: Sequence[Endpoint]) -> None:
+    def __init__(
+        self, site: Site, path: str | None, endpoints: Sequence[Endpoint], *, elsewhere: Sequence[str] = ()
+    ) -> None:
+        """`elsewhere` are methods of this path that never come here, as another application has them."""
         self._site = site
         self._path = path
         self._endpoints = {endpoint.method: endpoint for endpoint in endpoints}
-        allowed = [endpoint.method for endpoint in endpoints]
-        self._allowed = ", ".join(allowed + (["HEAD"] if "GET" in allowed else []))
+        allowed = [*elsewhere, *self._endpoints]
+        self._allowed = ", ".join(allowed + (["HEAD"] if "GET" in self._endpoints else []))
         #: An error without an endpoint looks like those of its neighbours.
         self._oauth = any(endpoint.oauth for endpoint in endpoints)
 
@@ -122,7 +125,7 @@ class PathApp:
         method = call.scope["method"]
         endpoint = self._endpoints.get("GET" if method == "HEAD" else method)
         try:
-            _demand_clean_url(call.scope["query_string"])
+            _demand_clean_url(call.scope)
             if endpoint is None:
                 return self._failed(call, self._no_endpoint())
             result = await endpoint.handler(call, await read_message(endpoint, call, receive))
@@ -134,7 +137,7 @@ class PathApp:
             return self._failed(call, errors.TokenctlError("internal error"))
 
     def _no_endpoint(self) -> errors.TokenctlError:
-        if not self._endpoints:
+        if not self._allowed:
             return NoSuchRoute("there is nothing at this address; /docs lists what there is")
         return MethodNotAllowed(f"this address takes {self._allowed}", allow=self._allowed)
 
@@ -168,11 +171,20 @@ def _succeeded(endpoint: Endpoint, call: Call, result: Result) -> tuple[int, Hea
     return status, headers, body
 
 
-_TOKEN_IN_URL = re.compile(rb"(?i:(?:^|&)(?:access_token|refresh_token|token)=)|tkr1_|tks1_|eyJ[\w-]+\.")
+#: Bytes of path and query.
+_MAX_URL = 8192
+# A JWT is looked for once in each run of its characters, from the first `eyJ`: from each of them would take
+# the square of their number.
+_TOKEN_IN_URL = re.compile(
+    rb"(?i:(?:^|&)(?:access_token|refresh_token|token)=)|tkr1_|tks1_|(?<![\w-])(?>[\w-]*?eyJ)[\w-]++\."
+)
 
 
-def _demand_clean_url(query: bytes) -> None:
+def _demand_clean_url(scope: Scope) -> None:
     """URLs end up in logs and histories (RFC 6750 §5.3, RFC 9700 §4.3.2): a token there is refused."""
+    query = scope["query_string"]
+    if len(scope["raw_path"]) + len(query) > _MAX_URL:
+        raise BadRequest(f"the URL is longer than {_MAX_URL} bytes, and nothing here needs as much")
     if query and _TOKEN_IN_URL.search(unquote_to_bytes(query)):
         raise BadRequest(
             "there is a token in the URL, where logs and histories keep it: send it in the body or in a"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
@@ -10,8 +11,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 #: Bytes of one request in all, headers included: nobody needs a tenth, and nothing else bounds the headers.
 _MAX_REQUEST = 262_144
-#: How long a request may take to come in (s); who never ends one would also hold up every stop.
+#: How long a request may take to come in (s), the first one from when the connection was made; who never ends
+#: one would also hold up every stop.
 _REQUEST_WITHIN = 10
+#: How often it is looked whether a client reads what was written for it (s), and how many bytes it must have
+#: taken by then. Who takes less holds our memory, and would hold up every stop.
+_READ_WITHIN = 10
+_MIN_READ = 65_536
+#: Bytes of a body that are copied to be written in one piece with the head.
+_MAX_JOINED = 16_384
 
 
 class _OneWrite:
@@ -21,16 +29,23 @@ class _OneWrite:
     for every answer, which was a twentieth of what a refresh costs.
     """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, closing: Callable[[], None]) -> None:
         self._transport = transport
+        self._closing = closing
         self._head = b""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
+        if self._transport.is_closing():  # uvicorn goes on with a request whose connection was cut
+            return
         if self._head:
-            data, self._head = self._head + data, b""
+            head, self._head = self._head, b""
+            if len(data) > _MAX_JOINED:
+                self._transport.writelines([head, data])
+                return
+            data = head + data
         elif data.endswith(b"\r\n\r\n") and data.startswith(b"HTTP/1.1 ") and data[9:10] != b"1":
             self._head = data
             return
@@ -44,10 +59,11 @@ class _OneWrite:
     def close(self) -> None:
         self.flush()
         self._transport.close()
+        self._closing()
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's, with an end to what one request may make us hold and for how long, and deaf to `Upgrade`.
+    """uvicorn's, with an end to what one client may make us hold and for how long, and deaf to `Upgrade`.
 
     httptools skips the body of a request with that header and reads it as the next request (uvicorn's issue
     2722): Java's clients send one with every first request, and behind a proxy it would be a smuggler's way.
@@ -56,10 +72,14 @@ class Protocol(HttpToolsProtocol):
 
     _taken = 0
     _late: asyncio.TimerHandle | None = None
+    #: Runs while writing is paused, and from the closing to its end.
+    _unread: asyncio.TimerHandle | None = None
+    _stopping = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
-        self._out = _OneWrite(transport)
+        self._out = _OneWrite(transport, self._watch_reader)
         super().connection_made(cast(asyncio.Transport, self._out))
+        self._late = self.loop.call_later(_REQUEST_WITHIN, self.transport.abort)
 
     def on_response_complete(self) -> None:
         self._out.flush()
@@ -80,13 +100,53 @@ class Protocol(HttpToolsProtocol):
             self._late = self.loop.call_later(_REQUEST_WITHIN, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)  # which closes the transport once more
         self._in_time()
-        super().connection_lost(exc)
+        self._forget_reader()
 
     def _in_time(self) -> None:
         if self._late is not None:
             self._late.cancel()
             self._late = None
+
+    def shutdown(self) -> None:
+        self._stopping = True
+        super().shutdown()
+
+    # --- a client that does not read ---
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        self._forget_reader()
+        super().resume_writing()
+        if self.transport.is_closing():
+            self._watch_reader()
+
+    def _watch_reader(self) -> None:
+        """Called when writing pauses, and when the transport closes: that waits until the last byte is read,
+        and with TLS until the client has agreed.
+        """
+        if self._unread is None:
+            waiting = self.transport.get_write_buffer_size()
+            self._unread = self.loop.call_later(_READ_WITHIN, self._demand_read, waiting)
+
+    def _demand_read(self, before: int) -> None:
+        """Cut off a client that took too little of what waits for it; at a stop whoever has not taken all."""
+        self._unread = None
+        if self._stopping or self.transport.get_write_buffer_size() > before - _MIN_READ:
+            self.transport.abort()
+        else:
+            self._watch_reader()
+
+    def _forget_reader(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    # --- parsing ---
 
     def _parse(self, data: bytes) -> None:
         try:

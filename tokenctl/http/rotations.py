@@ -95,9 +95,10 @@ class Rotations:
         """Answer for a batch that the database holds up for too long, and for all that wait behind it."""
         self._look = self._loop.call_later(_LOOK, self._watch)
         batch = self._batch
-        if not batch or self._loop.time() - self._since < MAX_WAIT:
+        # Set anew each time: the thread may be done, and clear it, between our look and this line.
+        self._stuck = bool(batch) and self._loop.time() - self._since >= MAX_WAIT
+        if not self._stuck:
             return
-        self._stuck = True
         waiting = []
         with suppress(Empty):
             while (entry := self._queue.get_nowait()) is not None:

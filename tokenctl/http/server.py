@@ -1,8 +1,8 @@
 """Running the application: the socket, uvicorn, the signals, and what systemd is told.
 
-Owns what an address may be (nothing in plain text beyond this machine, unless a proxy is said to be in front)
-and the order of start and stop. Returns when the server has stopped: what was in flight is answered, what was
-acknowledged is committed, the database is closed.
+Owns what an address may be (nothing in plain text beyond this machine, unless a proxy is said to be in front;
+with `--dev` nothing beyond this machine at all) and the order of start and stop. Returns when the server has
+stopped: what was in flight is answered, what was acknowledged is committed, the database is closed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import uvicorn
 
@@ -60,9 +60,15 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def listen(settings: Settings) -> tuple[socket.socket, str]:
+def listen(settings: Settings, *, dev: bool = False) -> tuple[socket.socket, str]:
     """The bound socket, and its address as seen from here. Raises ConfigInvalid, AddressUnavailable."""
     _demand_safe_address(settings)
+    if dev and not _is_loopback(settings.host):
+        raise ConfigInvalid(
+            f"{settings.host} is not only this machine, and with --dev everybody knows a password and may "
+            "move the clock",
+            hint="leave out --host, or serve without --dev",
+        )
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         bound = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
@@ -75,11 +81,22 @@ def listen(settings: Settings) -> tuple[socket.socket, str]:
     return bound, f"{'https' if settings.tls_cert else 'http'}://{host}:{bound.getsockname()[1]}"
 
 
-def demand_issuer(settings: Settings) -> None:
-    """Raises ConfigInvalid unless the issuer is an address that a client may find us at (RFC 8414 §2)."""
-    parts = urlsplit(settings.issuer)
+def demand_issuer(settings: Settings, *, dev: bool = False) -> None:
+    """Raises ConfigInvalid unless the issuer is an address that a client may find us at (RFC 8414 §2).
+
+    With `dev` any that can be read will do.
+    """
     hint = "--issuer https://auth.example, the address that clients use"
-    if parts.scheme not in ("https", "http") or not parts.netloc or parts.query or parts.fragment:
+    parts = _split(settings.issuer)
+    if parts is not None and dev:
+        return
+    if (
+        parts is None
+        or parts.scheme not in ("https", "http")
+        or not parts.hostname
+        or parts.query
+        or parts.fragment
+    ):
         raise ConfigInvalid(
             f"the issuer {settings.issuer} is no address of this server: every access token would name it",
             hint=hint,
@@ -88,6 +105,16 @@ def demand_issuer(settings: Settings) -> None:
         raise ConfigInvalid(
             f"the issuer {settings.issuer} is plain http, which carries every token in the clear", hint=hint
         )
+
+
+def _split(issuer: str) -> SplitResult | None:
+    """The parts of a URL; None when it has none, or its port cannot be one."""
+    try:
+        parts = urlsplit(issuer)
+        _ = parts.port  # read only here, and it raises
+    except ValueError:
+        return None
+    return parts
 
 
 def make_server(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from starlette.routing import Route
 
 from tokenctl import TokenService
-from tokenctl.errors import ConfigInvalid, DatabaseAway
+from tokenctl.errors import ConfigInvalid, DatabaseAway, TokenctlError
 from tokenctl.http import dev as development
 from tokenctl.http import logs
 from tokenctl.http.app import make_app
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from tokenctl.http.logs import WriteLine
 
 
+#: Between two looks whether a database that was away at the start has come (s).
+_LOOK = 0.5
+
 _log = logging.getLogger("tokenctl.start")
 
 
@@ -37,23 +41,64 @@ def serve(
     Raises ConfigInvalid, and what opening the database and its key raises.
     """
     write_line = logs.configure(for_people=dev)
-    make = _for_development if dev else _for_real_use
-    run(make(settings, actor, write_line, ready), bound)
+    if dev:
+        run(_for_development(settings, actor, write_line, ready), bound)
+    else:
+        _serve_for_real_use(settings, bound, actor, write_line, ready)
 
 
-def _for_real_use(settings: Settings, actor: str, write_line: WriteLine, ready: Callable[[], None]) -> Server:
+def _serve_for_real_use(
+    settings: Settings, bound: socket.socket, actor: str, write_line: WriteLine, ready: Callable[[], None]
+) -> None:
     hashing = hashing_executor()
     service = TokenService(settings, hashing=hashing, actor=actor, may_be_away=True)
+    late = None
     try:
         try:
             _demand_real_use(service)
             service.keys.current()  # a missing key is found now, and not by the first login
         except DatabaseAway as error:  # it may come: until then /readyz and all that needs it say 503
             _log.warning("%s: starting without it", error.message)
-        return make_server(make_app(Site(service, hashing, write_line)), settings, ready=ready)
+            late = _LateLook(service)
+        server = make_server(make_app(Site(service, hashing, write_line)), settings, ready=ready)
     except BaseException:
         service.close()
         raise
+    if late is None:
+        run(server, bound)
+    else:
+        late.run(server, bound)
+
+
+class _LateLook:
+    """The look at a database that was away at the start: it ends a server that had better not begun."""
+
+    def __init__(self, service: TokenService) -> None:
+        self._service = service
+        self._over = Event()
+        self._refusal: ConfigInvalid | None = None
+
+    def run(self, server: Server, bound: socket.socket) -> None:
+        """Serve; raises ConfigInvalid when the database has come, and is not for real use."""
+        thread = Thread(target=self._look, args=(server,), name="late look", daemon=True)
+        thread.start()
+        try:
+            run(server, bound)
+        finally:
+            self._over.set()
+        if self._refusal is not None:
+            raise self._refusal
+
+    def _look(self, server: Server) -> None:
+        while not self._over.wait(_LOOK):
+            try:
+                _demand_real_use(self._service)
+            except ConfigInvalid as error:
+                self._refusal = error
+                server.should_exit = True
+            except TokenctlError:  # still away, or without our tables yet: each request finds that by itself
+                continue
+            return
 
 
 def _for_development(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from tokenctl.errors import TokenctlError
 from tokenctl.service.runtime import Clock, Runtime, micros
@@ -40,6 +41,7 @@ def examine(settings: Settings, *, clock: Clock | None = None) -> list[Check]:
         checks.append(_attempt("signing key", lambda: f"signs with {runtime.signing_key.kid}"))
         checks.append(_durable(runtime.storage, sample=runtime.is_sample))
         checks.append(_attempt("clock", lambda: _clock(runtime)))
+        checks.append(_recovery(runtime))
         checks.append(_critical_events(runtime))
         checks.append(_purged(runtime))
     finally:
@@ -88,6 +90,21 @@ def _clock(runtime: Runtime) -> str:
 def _durable(storage: Storage, *, sample: bool) -> Check:
     ok, detail, fix = storage.durability()
     return Check("durability", ok=sample or ok, detail=detail, fix=fix)
+
+
+@repeated
+def _recovery(runtime: Runtime) -> Check:
+    """A declared restore is no fault, and whoever looks after the database should know of it."""
+    with runtime.storage.read() as connection:
+        at = tokens.recovered_at(connection)
+    if at is None:
+        return Check("restored", ok=True, detail="never from a backup")
+    when = datetime.fromtimestamp(at / 1e6, tz=UTC).isoformat(" ", "seconds")
+    return Check(
+        "restored",
+        ok=True,
+        detail=f"declared restored at {when}: logins not used since are followed to their newer strings",
+    )
 
 
 @repeated

@@ -29,6 +29,7 @@ from tokenctl.errors import (
     StatementRefused,
     TokenctlError,
     TokenRefused,
+    TransactionAborted,
 )
 from tokenctl.service.pair import TokenPair, make_pair
 from tokenctl.service.runtime import Runtime
@@ -49,6 +50,9 @@ _BATCH_LOCK_WAIT = 0.05
 _LOCK_WAIT = 2.0
 #: A commit of unknown outcome is repeated only where the grace (µs) is longer than all of that can take.
 _SAFE_GRACE = 10_000_000
+#: A database that stood still (µs) must not commit a rotation of then: the grace of its string would be over
+#: before its caller could ask again.
+_STALE = 5_000_000
 #: What a client in a loop can cause is noted once in this time (µs): it fills no disk.
 _NOTE_INTERVAL = 60_000_000
 
@@ -212,12 +216,15 @@ def _transact_once(runtime: Runtime, entries: list[_Entry], *, lock_wait: float,
     for entry in entries:
         entry.outcome = entry.too_wide = None
     with runtime.storage.write(lock_wait=lock_wait) as connection:
+        began = runtime.clock()
         batch = _Batch(runtime, connection)
         if skip_locked:
             entries = batch.without_locked(entries)
         for wave in _waves(entries):
             batch.run(wave)
         events.add(connection, batch.events)
+        if runtime.clock() - began > _STALE:
+            raise TransactionAborted("the database took so long that what was judged is out of date")
 
 
 def _waves(entries: list[_Entry]) -> Iterator[list[_Entry]]:

@@ -32,13 +32,13 @@ def create(path: Path, build: Callable[[Path], None], *, leaves: tuple[str, ...]
 
     `leaves`: what the names end with that it may leave beside itself. Raises FileExistsError.
     """
-    building = _beside(path)
+    building = beside(path)
     with file_errors(path):
         try:
             os.close(os.open(building, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
             build(building)
             os.link(building, path)
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         finally:
             for suffix in ("", *leaves):
                 building.with_name(building.name + suffix).unlink(missing_ok=True)
@@ -56,7 +56,7 @@ def write_new_file(path: Path, content: bytes) -> None:
     create(path, write)
 
 
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
     """A name that nobody has: what a killed init left must hinder no later one, whatever its pid."""
     return path.with_name(f"{path.name}.new-{secrets.token_hex(8)}")
 
@@ -70,7 +70,7 @@ def sweep(path: Path) -> None:
                 left.unlink()
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """A new name is on disk only when its directory is."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -17,15 +17,17 @@ from tokenctl.errors import NotMigrated
 from tokenctl.storage.schema import metadata
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_VERSION_TABLE = "alembic_version"
+VERSION_TABLE = "alembic_version"
+#: What SQLAlchemy's tables do not say: the room for updates in place.
+_FILL = "fillfactor=80"
 
 
 def current_revision(connection: Connection) -> str | None:
     """The schema version of the database, or None when it has none."""
     # Asked first, since on PostgreSQL a failed statement would spoil the transaction.
-    if not sa.inspect(connection).has_table(_VERSION_TABLE):
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
         return None
-    version: str | None = connection.scalar(sa.text(f"SELECT version_num FROM {_VERSION_TABLE}"))  # noqa: S608 - a constant
+    version: str | None = connection.scalar(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608 - a constant
     return version
 
 
@@ -65,7 +67,7 @@ def differences(connection: Connection) -> list[str]:
     On SQLite that includes damage and rows that refer to nothing, and takes as long as reading the file.
     """
     if connection.dialect.name == "sqlite":
-        return [*_ddl_differences(connection), *_damage(connection)]
+        return [*_ddl_differences(connection), *damage(connection)]
     return _metadata_differences(connection)
 
 
@@ -102,7 +104,7 @@ def _ddl(connection: Connection) -> dict[str, list[str]]:
     }
 
 
-def _damage(connection: Connection) -> list[str]:
+def damage(connection: Connection) -> list[str]:
     sentences = [
         f"the file is damaged: {finding}"
         for finding in connection.execute(sa.text("PRAGMA integrity_check")).scalars()
@@ -124,7 +126,13 @@ def _metadata_differences(connection: Connection) -> list[str]:
     # CHECKs are compared by name only: PostgreSQL rewrites their text.
     plugins = ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"]
     context = MigrationContext.configure(connection, opts={"autogenerate_plugins": plugins})
-    return [_sentence(*diff) for diff in compare_metadata(context, metadata)]
+    sentences = [_sentence(*diff) for diff in compare_metadata(context, metadata)]
+    options = connection.scalar(
+        sa.text("SELECT reloptions FROM pg_class WHERE oid = to_regclass('refresh_tokens')")
+    )
+    if options != [_FILL]:
+        sentences.append(f"the table refresh_tokens has the options {options or 'none'}, not {_FILL}")
+    return sentences
 
 
 def _sentence(kind: str | tuple[Any, ...], *facts: Any) -> str:

@@ -7,12 +7,15 @@ repeat it as a whole. A connection that breaks during a commit is OutcomeUnknown
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
@@ -45,11 +48,17 @@ except ImportError:
         "PostgreSQL needs its driver, which is not installed", hint="pip install 'tokenctl[postgres]'"
     ) from None
 
+RV = TypeVar("RV")
+
 #: How long a call tries to connect (s) before it says that the database is away.
 _PATIENCE = 2.0
 #: For so long (s) after that other calls do not try at all: else they would queue up behind each other.
 _COOL_DOWN = 0.5
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
+#: After so long without a word (s) on a connection it is tried whether the server still answers at all; so
+#: often in a row it may not. Each try takes `connect_timeout`.
+_SILENCE = 3.0
+_TRIES = 2
 #: How long a statement waits for a row (s), unless its transaction says otherwise.
 _LOCK_WAIT = 10.0
 #: Between two looks whether a job that runs on another node is over (s).
@@ -57,7 +66,6 @@ _JOB_POLL = 0.1
 #: The first half of the advisory locks of jobs: "tkct" in ASCII.
 _JOBS = 0x746B6374
 
-_LOCAL_HOSTS = {"", "localhost", "127.0.0.1", "::1"}
 _VERIFIED = {"verify-full", "verify-ca"}
 _DEFAULTS = {
     "application_name": "tokenctl",
@@ -86,6 +94,7 @@ class PostgresDatabase(Location):
                 "the database address is no URL that PostgreSQL's clients can read",
                 hint="--database postgresql://USER@HOST:PORT/NAME",
             ) from None
+        _demand_host_and_port(given)
         self._parameters: dict[str, Any] = {**_DEFAULTS, **_tls(given), **given}
         self.label = _label(given)
         self._name = str(given.get("dbname") or "tokenctl")
@@ -143,7 +152,7 @@ class PostgresStorage(Storage):
     @contextmanager
     def read(self) -> Iterator[Connection]:
         # One state of the database for all statements; such a transaction is never given up by the server.
-        with self._transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY") as connection:
+        with self._transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", writes=False) as connection:
             yield connection
 
     @contextmanager
@@ -198,20 +207,20 @@ class PostgresStorage(Storage):
     # --- transactions ---
 
     @contextmanager
-    def _transaction(self, begin: str) -> Iterator[Connection]:
+    def _transaction(self, begin: str, *, writes: bool = True) -> Iterator[Connection]:
         connection = self._begun(begin)
         try:
             try:
                 yield connection
             except (sa.exc.StatementError, psycopg.Error) as error:
                 raise self._meaning(error) from error
-            except UnicodeError as error:  # what the driver says to a value that it cannot bind
-                raise StatementRefused("the database cannot hold a value: it is no Unicode text") from error
             try:
                 connection.commit()
             except (sa.exc.DBAPIError, psycopg.Error) as error:
                 meaning = self._meaning(error)
                 if isinstance(meaning, TransactionAborted) and _is_broken(error):
+                    if not writes:
+                        return  # all that it wanted has been read
                     raise OutcomeUnknown(f"{self.label} went away during a commit") from error
                 raise meaning from error
         finally:
@@ -228,7 +237,7 @@ class PostgresStorage(Storage):
 
     def _connect(self) -> psycopg.Connection:
         try:
-            return psycopg.connect(**self._parameters, autocommit=True)
+            return _Connection.connect(**self._parameters, autocommit=True)
         except psycopg.Error as error:
             text = _first_line(error)
             for sign, kind, hint in _NO_CONNECTION:
@@ -284,6 +293,56 @@ class PostgresStorage(Storage):
         )
 
 
+class _Connection(psycopg.Connection):
+    """A connection that breaks when its server hangs.
+
+    A server that stands still (a stopped process, a disk that does not answer) keeps its connections: TCP
+    sees nothing, and a call would wait until it goes on, although another one was made the primary long ago.
+    A statement may take its time, so the silence proves nothing: that nobody can connect does.
+    """
+
+    def wait(self, gen: Generator[Any, Any, RV], *args: Any, **kwargs: Any) -> RV:
+        """What runs every exchange with the server."""
+        return super().wait(self._listened(gen), *args, **kwargs)
+
+    def _listened(self, gen: Generator[Any, Any, RV]) -> Generator[Any, Any, RV]:
+        heard, failed = time.monotonic(), 0
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if ready:
+                    heard, failed = time.monotonic(), 0
+                elif time.monotonic() - heard > _SILENCE:  # asked ten times a second
+                    failed = 0 if self._server_answers() else failed + 1
+                    if failed >= _TRIES:
+                        self.close()
+                        raise psycopg.OperationalError("the server does not answer any more")
+                    if not failed:
+                        heard = time.monotonic()
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            result: RV = end.value
+            return result
+
+    def _server_answers(self) -> bool:
+        """Whether that very host takes a new connection, or says why not."""
+        here: dict[str, Any] = self.info.get_parameters() | {
+            "host": self.info.host,
+            "hostaddr": self.info.hostaddr,
+            "port": str(self.info.port),
+            "password": self.info.password,
+            "target_session_attrs": "any",
+        }
+        try:
+            psycopg.connect(**here).close()
+        except psycopg.errors.ConnectionTimeout:
+            return False
+        except psycopg.Error:
+            return True
+        return True
+
+
 #: By SQLSTATE, or its beginning; the first that fits (PostgreSQL, appendix A).
 _STATES: tuple[tuple[str, type[DatabaseError]], ...] = (
     ("40003", OutcomeUnknown),
@@ -303,6 +362,8 @@ _STATES: tuple[tuple[str, type[DatabaseError]], ...] = (
     # Looked for before, so another transaction was faster: begun again, this one sees what that one did.
     ("23505", TransactionAborted),
     ("23503", TransactionAborted),
+    ("42804", StatementRefused),  # of another type than its column
+    ("42846", StatementRefused),
     ("22", StatementRefused),
     ("23", StatementRefused),
 )
@@ -325,10 +386,17 @@ def _engine(connect: Callable[[], psycopg.Connection]) -> Engine:
         "postgresql+psycopg://",
         creator=connect,
         poolclass=sa.QueuePool,
-        max_overflow=-1,
+        pool_size=0,  # as many as there are threads, and kept: a new one costs the server a process
         hide_parameters=True,  # a value may be a password's hash, and an error may reach a log
         use_native_hstore=False,
     )
+
+    @sa.event.listens_for(engine, "handle_error")
+    def refuse(context: sa.engine.ExceptionContext) -> BaseException | None:
+        # What the driver says to a value that it cannot bind, which SQLAlchemy lets pass as it is.
+        if isinstance(context.original_exception, TypeError | ValueError | OverflowError):
+            return StatementRefused("the database cannot hold a value: no Unicode text, or of no such type")
+        return None
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -341,8 +409,9 @@ def _engine(connect: Callable[[], psycopg.Connection]) -> Engine:
 
 def _tls(given: dict[str, Any]) -> dict[str, str]:
     """How a server on the network is verified; nothing for one on this machine."""
-    hosts = str(given.get("host") or given.get("hostaddr") or "").split(",")
-    remote = [host for host in hosts if not (host in _LOCAL_HOSTS or host.startswith(("/", "@", "127.")))]
+    # libpq connects to the address, if there is one, whatever the name says.
+    targets = zip_longest(_hosts(given, "host"), _hosts(given, "hostaddr"), fillvalue="")
+    remote = [target for name, address in targets if not _is_local(target := address or name)]
     if not remote:
         return {}
     mode = given.get("sslmode")
@@ -357,6 +426,35 @@ def _tls(given: dict[str, Any]) -> dict[str, str]:
     return tls
 
 
+def _demand_host_and_port(given: dict[str, Any]) -> None:
+    """What libpq would only find out when it connects, or not tell us at all."""
+    for port in str(given.get("port") or "").split(","):
+        if port and not (port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
+            raise ConfigInvalid(
+                "the database address has a port that is no number from 1 to 65535",
+                hint="--database postgresql://USER@HOST:PORT/NAME",
+            )
+    if given.get("service") or os.environ.get("PGSERVICE"):
+        raise ConfigInvalid(
+            "the database address names a service, which does not tell whether its server is verified",
+            hint="name host and database in the address itself, and unset PGSERVICE",
+        )
+
+
+def _hosts(given: dict[str, Any], key: str) -> list[str]:
+    """As given in the address, else in the environment, as libpq has it."""
+    return str(given.get(key) or os.environ.get(f"PG{key.upper()}", "")).split(",")
+
+
+def _is_local(host: str) -> bool:
+    """Whether it is this machine, with nobody in between."""
+    if host in {"", "localhost"} or host.startswith(("/", "@")):
+        return True
+    with suppress(ValueError):  # a name, which may begin with 127., too
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
 def _authorities() -> str | None:
     """The file of certificates that this machine trusts; the one of the driver's own libraries is not it."""
     import ssl
@@ -366,7 +464,8 @@ def _authorities() -> str | None:
 
 
 def _label(given: dict[str, Any]) -> str:
-    hosts = str(given.get("host") or given.get("hostaddr") or "localhost").split(",")
+    hosts = [host for host in _hosts(given, "host") if host] or _hosts(given, "hostaddr")
+    hosts = [f"[{host}]" if ":" in host else host or "localhost" for host in hosts]
     ports = str(given.get("port") or "").split(",")
     ports += [ports[-1]] * (len(hosts) - len(ports))
     places = ",".join(f"{host}:{port}" if port else host for host, port in zip(hosts, ports, strict=False))

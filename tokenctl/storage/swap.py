@@ -20,6 +20,7 @@ from tokenctl.core import ids
 from tokenctl.core.context import Context
 from tokenctl.core.refresh_token import RefreshToken
 from tokenctl.core.token_string import LAST_GENERATION, PresentedToken
+from tokenctl.errors import StatementRefused
 from tokenctl.storage.schema import clients, realm, refresh_tokens, users
 from tokenctl.storage.tokens import larger, smaller
 from tokenctl.storage.users import is_disabled
@@ -67,6 +68,7 @@ def rotate(
     }
     values: dict[str, Any] = {"now": now, "access_until": access_until, "last_generation": LAST_GENERATION}
     if connection.dialect.name == "postgresql":
+        _demand_types(columns)
         statement, _ = _rotation_text(connection.dialect, 0)
         rows = connection.exec_driver_sql(statement, values | columns)
     else:
@@ -75,6 +77,14 @@ def rotate(
         values |= {f"{name}_{i}": value for name, column in columns.items() for i, value in enumerate(column)}
         rows = connection.exec_driver_sql(statement, tuple(values.get(name) for name in names))
     return {row[0]: Swapped(*row) for row in rows}
+
+
+def _demand_types(columns: dict[str, list[Any]]) -> None:
+    """What a STRICT table of SQLite refuses, and an array of PostgreSQL would cast, or flatten."""
+    for name, values in columns.items():
+        kind = _ENTRY[name].python_type
+        if not all(value is None or isinstance(value, kind) for value in values):
+            raise StatementRefused(f"the database cannot hold a value: no {name} is of that type")
 
 
 @lru_cache(maxsize=32)

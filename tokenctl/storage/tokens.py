@@ -251,6 +251,12 @@ def insert(
     )
 
 
+def recovered_at(connection: Connection) -> int | None:
+    """When the database was last declared restored (µs)."""
+    at: int | None = connection.scalar(sa.select(realm.c.recovered_at))
+    return at
+
+
 def declare_recovery(connection: Connection, *, now: int) -> None:
     """Strings newer than rows that were last rotated until now are followed from here on (µs)."""
     connection.execute(sa.update(realm).values(recovered_at=now))
