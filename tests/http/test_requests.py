@@ -22,7 +22,6 @@ from tokenctl.http import call, endpoint
 
 JSON = {"Content-Type": "application/json"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
-FORM_TYPE = FORM["Content-Type"].encode()
 AUTH = ["/auth/register", "/auth/login", "/auth/refresh", "/auth/logout"]
 OAUTH = ["/oauth/token", "/oauth/revoke", "/oauth/introspect"]
 GETS = [
@@ -168,9 +167,10 @@ def test_a_media_type_with_many_spaces_takes_no_time(live: Live) -> None:
     for path, kind in (("/auth/refresh", "application/json"), ("/oauth/token", FORM["Content-Type"])):
         for spaces in (f"{kind};{' ' * 40_000}x", f"{kind}{' ' * 40_000};x"):
             assert live.send("POST", path, b"{}", {"Content-Type": spaces}).status == 415
-    for pattern, kind in ((message_body._JSON, b"application/json"), (message_body._FORM, FORM_TYPE)):
-        for between in (b";", b"", b"; charset=utf-8"):
-            assert not pattern.fullmatch(kind + between + b" " * 40_000 + b"x")
+    for between in (b";", b"", b"; charset=utf-8"):
+        rest = between + b" " * 40_000 + b"x"
+        assert not message_body._JSON.fullmatch(b"application/json" + rest)
+        assert not message_body._FORM.fullmatch(b"application/x-www-form-urlencoded" + rest)
     assert time.monotonic() - started < 1
 
 

@@ -172,6 +172,10 @@ class TestDifferences:
         assert len(sentences) == 1, sentences
         assert named in sentences[0]
 
+    def test_what_an_operator_tunes_is_none(self, settings: Settings) -> None:
+        run_sql(settings, "ALTER TABLE refresh_tokens SET (autovacuum_vacuum_scale_factor = 0.01)")
+        assert found(settings) == []
+
 
 class TestWhatIsNoDatabaseOfOurs:
     @pytest.mark.parametrize(

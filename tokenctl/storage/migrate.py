@@ -130,8 +130,8 @@ def _metadata_differences(connection: Connection) -> list[str]:
     options = connection.scalar(
         sa.text("SELECT reloptions FROM pg_class WHERE oid = to_regclass('refresh_tokens')")
     )
-    if options != [_FILL]:
-        sentences.append(f"the table refresh_tokens has the options {options or 'none'}, not {_FILL}")
+    if _FILL not in (options or []):  # an operator may have set others beside it
+        sentences.append(f"the table refresh_tokens has not {_FILL}, so that updates leave their place")
     return sentences
 
 
