@@ -25,7 +25,7 @@ from tokenctl.service.runtime import system_clock
 
 #: Of each race; on a server a round takes longer.
 ROUNDS = int(os.environ.get("TOKENCTL_TEST_RACE_ROUNDS", "0"))
-ROUNDS_ON_SQLITE, ROUNDS_ON_POSTGRESQL = ROUNDS or 500, ROUNDS or 60
+ROUNDS_ON_SQLITE, ROUNDS_ON_POSTGRESQL = ROUNDS or 150, ROUNDS or 50
 THREADS = 16
 PROCESSES = 8
 #: How far (µs) the clocks of every other process are ahead of the others'.
