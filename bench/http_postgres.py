@@ -80,7 +80,7 @@ def build(url: str, chains: int, rows: int) -> list[str]:
         # Ids that grow with time, as UUIDv7 do, one login each second until now.
         connection.execute(
             f"INSERT INTO refresh_tokens {columns}"
-            " SELECT decode(lpad(to_hex((%(now)s / 1000 - i * 1000)::bigint), 12, '0')"
+            " SELECT decode(lpad(to_hex((%(now)s / 1000 - i::bigint * 1000)::bigint), 12, '0')"
             " || '7' || substr(md5(i::text), 1, 19), 'hex'),"
             " decode(lpad(to_hex(i %% %(users)s), 32, '0'), 'hex'), 'default', 'profile', 0,"
             " sha256(i::text::bytea), %(now)s, %(now)s, %(now)s, %(now)s + 30 * %(day)s, 14 * %(day)s,"
