@@ -44,6 +44,7 @@ def serve(
     run.out.expect(_COLUMNS)
     from tokenctl.http.server import demand_issuer, listen
     from tokenctl.http.start import serve
+    from tokenctl.settings import mask_password
 
     settings = run.settings
     demand_issuer(settings, dev=dev)
@@ -53,8 +54,9 @@ def serve(
             settings = _for_development(run.loaded, url)
 
         def ready() -> None:
-            record = {"url": url, "issuer": settings.issuer, "database": settings.database, "dev": dev}
-            run.out.one(record, _COLUMNS, card=_card(record, settings))
+            name = mask_password(settings.database)
+            record = {"url": url, "issuer": settings.issuer, "database": name, "dev": dev}
+            run.out.one(record, _COLUMNS, card=_card(record))
             run.out.flush()
 
         serve(settings, bound, dev=dev, actor=run.actor, ready=ready)
@@ -72,11 +74,11 @@ def _for_development(loaded: Loaded, url: str) -> Settings:
     return replace(loaded.settings, **untouched)
 
 
-def _card(record: dict[str, Any], settings: Settings) -> list[tuple[str, str]]:
+def _card(record: dict[str, Any]) -> list[tuple[str, str]]:
     card = [
         ("serving", record["url"]),
         ("documentation", f"{record['url']}/docs"),
-        ("database", settings.database),
+        ("database", record["database"]),
     ]
     if record["dev"]:
         from tokenctl.http.dev import DEMO_PASSWORD, DEMO_USER

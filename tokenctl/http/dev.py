@@ -52,7 +52,7 @@ def open_service(settings: Settings, hashing: Executor, *, actor: str) -> tuple[
     with TokenService(settings, actor=actor) as service:
         if not (service.is_development or service.is_sample):
             raise ConfigInvalid(
-                f"{settings.database} was not made by --dev, which adds a user with a public password",
+                f"{service.database} was not made by --dev, which adds a user with a public password",
                 hint="serve --dev --database another.db, or serve without --dev",
             )
         clock = Clock(service.now() if service.is_sample else None)

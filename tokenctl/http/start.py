@@ -115,7 +115,7 @@ def _for_development(
 
 
 def _demand_real_use(service: TokenService) -> None:
-    name = service.settings.database
+    name = service.database
     if service.is_sample:
         raise ConfigInvalid(
             f"{name} is the sample database: its key is public, so that anybody could make its tokens",

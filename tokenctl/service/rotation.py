@@ -111,8 +111,9 @@ def rotate_many(
             _transact(runtime, entries, lock_wait=_LOCK_WAIT)
     except StatementRefused as error:
         _transact_singly(runtime, entries, error)
-    except RowLocked as error:
-        entries[0].outcome = error
+    except RowLocked as error:  # more than a row is locked, and nothing was kept
+        for entry in entries:
+            entry.outcome = error
     return [_answer(runtime, entry, key) for entry in read]
 
 
@@ -201,12 +202,28 @@ def _transact(
 
     If it was kept, the same string gets the same successor now, as any retry within the grace does.
     """
+    began = time.monotonic()
     try:
         _transact_once(runtime, entries, lock_wait=lock_wait, skip_locked=skip_locked)
     except OutcomeUnknown:
         if runtime.policy.grace < _SAFE_GRACE:
             raise
         _transact_once(runtime, entries, lock_wait=lock_wait, skip_locked=skip_locked)
+    if (time.monotonic() - began) * 1_000_000 > _STALE:
+        _begin_grace_anew(runtime, entries)
+
+
+@repeated
+def _begin_grace_anew(runtime: Runtime, entries: list[_Entry]) -> None:
+    """The grace of a rotation whose commit was held up begins when it could be seen, and not before.
+
+    So long a commit waits for a standby that is lost, for example; its caller has given up and comes again.
+    """
+    with runtime.storage.write() as connection:
+        now = runtime.clock()
+        for entry in entries:
+            if isinstance(entry.outcome, _Granted) and not entry.outcome.retried:
+                swap.postpone(connection, entry.token, rotated_at=entry.outcome.now, now=now)
 
 
 @repeated

@@ -38,7 +38,7 @@ from tokenctl.service.rotation import RotateRequest, rotate_many
 from tokenctl.service.runtime import Clock, Entropy, Runtime
 from tokenctl.service.transactions import repeated
 from tokenctl.service.users import ClientService, UserService
-from tokenctl.settings import Settings
+from tokenctl.settings import Settings, mask_password
 from tokenctl.storage import events, tokens
 from tokenctl.storage.events import Event
 from tokenctl.storage.users import User
@@ -113,6 +113,11 @@ class TokenService:
     @property
     def settings(self) -> Settings:
         return self._runtime.settings
+
+    @property
+    def database(self) -> str:
+        """The database's path or address as it was given, without a password: for messages."""
+        return mask_password(self.settings.database)
 
     @property
     def is_sample(self) -> bool:

@@ -157,7 +157,7 @@ class PostgresStorage(Storage):
 
     @contextmanager
     def write(self, *, lock_wait: float | None = None) -> Iterator[Connection]:
-        # In one message with BEGIN. At which isolation level is the server's business: all are right.
+        # In one message with BEGIN. READ COMMITTED or SERIALIZABLE is the server's business: `_connect`.
         milliseconds = max(1, round((_LOCK_WAIT if lock_wait is None else lock_wait) * 1000))
         with self._transaction(f"BEGIN; SET LOCAL lock_timeout = {milliseconds}") as connection:
             yield connection
@@ -237,7 +237,14 @@ class PostgresStorage(Storage):
 
     def _connect(self) -> psycopg.Connection:
         try:
-            return _Connection.connect(**self._parameters, autocommit=True)
+            connection = _Connection.connect(**self._parameters, autocommit=True)
+            # At REPEATABLE READ a transaction that waited for a row would go on with what was true before, and
+            # a login could survive the password change that it waited for. The two others are right.
+            connection.execute(
+                "SELECT set_config('default_transaction_isolation', 'serializable', false)"
+                " WHERE current_setting('default_transaction_isolation') = 'repeatable read'"
+            )
+            return connection
         except psycopg.Error as error:
             text = _first_line(error)
             for sign, kind, hint in _NO_CONNECTION:
@@ -394,6 +401,8 @@ def _engine(connect: Callable[[], psycopg.Connection]) -> Engine:
     @sa.event.listens_for(engine, "handle_error")
     def refuse(context: sa.engine.ExceptionContext) -> BaseException | None:
         # What the driver says to a value that it cannot bind, which SQLAlchemy lets pass as it is.
+        if getattr(context.original_exception, "sqlstate", None) == "25006":
+            context.is_disconnect = True  # the pool is of a standby now
         if isinstance(context.original_exception, TypeError | ValueError | OverflowError):
             return StatementRefused("the database cannot hold a value: no Unicode text, or of no such type")
         return None
@@ -434,6 +443,13 @@ def _demand_host_and_port(given: dict[str, Any]) -> None:
                 "the database address has a port that is no number from 1 to 65535",
                 hint="--database postgresql://USER@HOST:PORT/NAME",
             )
+    hosts = str(given.get("host") or "").split(",")
+    if any("@" in host[1:] for host in hosts) or any(sign in str(given.get("dbname")) for sign in "@/"):
+        # Not what stands there: it is the rest of a password.
+        raise ConfigInvalid(
+            "the database address has an @ or a / where a host or a name should be",
+            hint="in a password @ is written %40 and / is written %2F; or give it in PGPASSWORD",
+        )
     if given.get("service") or os.environ.get("PGSERVICE"):
         raise ConfigInvalid(
             "the database address names a service, which does not tell whether its server is verified",

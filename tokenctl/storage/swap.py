@@ -178,6 +178,21 @@ def lock_free(connection: Connection, raw_ids: Sequence[bytes]) -> set[bytes]:
     return set(connection.scalars(statement.with_for_update(key_share=True, skip_locked=True)))
 
 
+def postpone(connection: Connection, spent: PresentedToken, *, rotated_at: int, now: int) -> None:
+    """Let a rotation count as done now (µs), if nothing happened to its row since."""
+    connection.execute(
+        sa.update(refresh_tokens)
+        .where(
+            _t.id == spent.raw_id,
+            _t.generation == spent.generation + 1,
+            _t.secret_hash == spent.secret_hash,
+            _t.rotated_at == rotated_at,
+            _t.revoked_at.is_(None),
+        )
+        .values(rotated_at=now)
+    )
+
+
 def follow(
     connection: Connection,
     row: RefreshToken,
