@@ -80,6 +80,14 @@ _DEFAULTS = {
 }
 
 
+# At REPEATABLE READ a transaction that waited for a row would go on with what was true before, and a login could
+# survive the password change that waited for it. The two other levels are right.
+_NOT_REPEATABLE_READ = (
+    "SELECT set_config('default_transaction_isolation', 'serializable', false)"
+    " WHERE current_setting('default_transaction_isolation') = 'repeatable read'"
+)
+
+
 class PostgresDatabase(Location):
     """The place of a database on a server. Its address is libpq's URL, with several hosts if wanted."""
 
@@ -238,19 +246,14 @@ class PostgresStorage(Storage):
     def _connect(self) -> psycopg.Connection:
         try:
             connection = _Connection.connect(**self._parameters, autocommit=True)
-            # At REPEATABLE READ a transaction that waited for a row would go on with what was true before, and
-            # a login could survive the password change that it waited for. The two others are right.
-            connection.execute(
-                "SELECT set_config('default_transaction_isolation', 'serializable', false)"
-                " WHERE current_setting('default_transaction_isolation') = 'repeatable read'"
-            )
-            return connection
+            connection.execute(_NOT_REPEATABLE_READ)
         except psycopg.Error as error:
             text = _first_line(error)
             for sign, kind, hint in _NO_CONNECTION:
                 if sign in text:
                     raise kind(f"{self.label} refuses the connection: {text}", hint=hint) from error
             raise DatabaseAway(f"{self.label} does not answer: {text}") from error
+        return connection
 
     def _begun(self, begin: str) -> Connection:
         """A connection on which the transaction has begun: tried anew while nothing was done yet.
