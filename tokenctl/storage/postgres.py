@@ -80,8 +80,8 @@ _DEFAULTS = {
 }
 
 
-# At REPEATABLE READ a transaction that waited for a row would go on with what was true before, and a login could
-# survive the password change that waited for it. The two other levels are right.
+# At REPEATABLE READ a transaction that waited for a row would go on with what was true before, and a login
+# could survive the password change that waited for it. The two other levels are right.
 _NOT_REPEATABLE_READ = (
     "SELECT set_config('default_transaction_isolation', 'serializable', false)"
     " WHERE current_setting('default_transaction_isolation') = 'repeatable read'"
