@@ -35,6 +35,8 @@ LIVE = "rt_019cda793b007ec8a12e959598c44c6b"  # olga, web
 STOLEN = "rt_019cbbf93f407290a2a21f01d707b00d"  # ada, web; revoked for reuse
 MOBILE = "rt_019c82ed1f007907aab003bbc354d76a"  # ivan, mobile; live
 UNKNOWN = "rt_01a2070c17097d77944c7d0f55441a4a"
+# Lines of a log: a live string twice, an id, and noise that only looks like a string.
+LEAK = f"\n12:00 t={{LIVE}}; again {{LIVE}}\n{UNKNOWN} is no string\ntkr1_{'A' * 84}"
 KID = "yq2mkqArIIaMq0MmFFNpUwiUJ_vESmZtLNwLT3ad1mU"
 PASSWORD = "mauve kettle under nine ladders"
 
@@ -60,6 +62,17 @@ CASES = [
     Case("list-all", "list --all", formats=("table",)),
     Case("list-fields", "list --state live --limit 3 --fields user,id,expires_at", formats=FORMATS[:-1]),
     Case("list-nothing", "list --user ada --client batch"),
+    Case(
+        "list-context",
+        "list --ip 203.0.113.0/28 --ip 192.0.2.32 --user-agent '*Windows*' --user-agent 'python-*/2.?2.*'"
+        " --idle 12h",
+    ),
+    Case("list-times", "list --issued-after 2026-03-10T00:00Z --issued-before 2h", formats=("table", "id")),
+    Case(
+        "list-device", "list --device ada-24 --device olga-21 --ip 198.51.100.0/24", formats=("table", "json")
+    ),
+    Case("list-no-network", "list --ip 192.0.2.38/24", formats=("table", "json")),
+    Case("list-times-exchanged", "list --issued-after 2h --issued-before 6h", formats=("table", "json")),
     Case("inspect", f"inspect {STOLEN}"),
     Case("inspect-string", "inspect - --check", input="{LIVE}\n", formats=("table", "json")),
     Case("inspect-check", f"inspect {STOLEN} --check -q", formats=("table",)),
@@ -70,7 +83,22 @@ CASES = [
     Case("revoke-stdin", "revoke - --yes", input=f"{{LIVE}}\n{MOBILE}\n{STOLEN}\n{UNKNOWN}\njunk\n"),
     Case("revoke-unknown", f"revoke {UNKNOWN}", formats=("table", "json")),
     Case("revoke-dry-run", "revoke --user olga --dry-run"),
+    Case("revoke-ip", "revoke --ip 192.0.2.38 --ip 198.51.100.21 --issued-before 2d --yes"),
+    Case("revoke-naive", "revoke --issued-after 2026-03-10 --yes", formats=("table", "json")),
+    Case("revoke-id-and-ip", f"revoke {LIVE} --ip 192.0.2.38", formats=("table", "json")),
+    Case("scan", "scan -", input=f"{LEAK}\n"),
+    Case("scan-offline", "scan - --offline", input=f"{LEAK}\n"),
+    Case("scan-nothing", "scan - none.log", formats=("table", "json")),
+    Case("scan-no-database", "scan - --database none.db", input=LEAK, formats=("table", "json")),
     Case("purge", "purge"),
+    Case("cutoff-set", "cutoff set --user olga --reason INC-7 --confirm 1"),
+    Case("cutoff-set-all", "cutoff set --all --at 2h --reason INC-7 --confirm 11", formats=("table", "json")),
+    Case("cutoff-set-dry-run", "cutoff set --client web --dry-run", formats=("table", "json")),
+    Case("cutoff-set-unconfirmed", "cutoff set --user olga --reason INC-7", formats=("table", "json")),
+    Case("cutoff-set-ahead", "cutoff set --all --at 2100-01-01T00:00Z --dry-run", formats=("table", "json")),
+    Case("cutoff-set-naive", "cutoff set --all --at 2026-03-14T00:00 --dry-run", formats=("table", "json")),
+    Case("cutoff-show", "cutoff show"),
+    Case("cutoff-clear", "cutoff clear --client unused"),
     Case("serve-refused", "serve --port 0", formats=("table", "json")),
     Case("purge-dry-run", "purge --dry-run --retention 0s", formats=("table", "json")),
     Case("user-create", "user create zoe --no-password"),
@@ -178,6 +206,8 @@ def _masked(text: str, ids: set[str], *, durations: bool) -> str:
     text = re.sub(r"\btkr1_[\w-]{84}", "tkr1_" + "x" * 84, text)
     text = re.sub(r"\btks1_[\w-]{43}", "tks1_" + "x" * 43, text)
     text = re.sub(r"\b(rt|usr)_[0-9a-f]{32}\b", lambda m: m[0] if m[0] in ids else f"{m[1]}_{'x' * 32}", text)
+    # In CSV one that begins with - is quoted against spreadsheets; that is chance as well.
+    text = re.sub(r"(?<![\w-])'(?=-[\w-]{42}(?![\w-]))", "", text)
     text = re.sub(r"(?<![\w-])[\w-]{43}(?![\w-])", lambda m: m[0] if m[0] == KID else "x" * 43, text)
     # The sample's clock stands only until a command starts. Its own instants are whole seconds.
     text = re.sub(r":\d\d\.(?!000000)\d{6}Z", ":SS.ffffffZ", text)

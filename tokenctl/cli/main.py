@@ -25,11 +25,13 @@ from tokenctl import errors
 from tokenctl.cli import (
     completion,
     config,
+    cutting,
     database,
     help,
     inspecting,
     purging,
     revoking,
+    scanning,
     serve,
     tokens,
     users,
@@ -41,8 +43,8 @@ PROGRAM = "tokenctl"
 
 # The commands as --help lists them: what is needed first, and most, comes first.
 ORDER = (
-    "init", "doctor", "create-user", "issue", "list", "inspect", "rotate", "revoke", "purge", "serve",
-    "user", "client", "keys", "audit", "db", "config", "completion", "help",
+    "init", "doctor", "create-user", "issue", "list", "inspect", "rotate", "revoke", "cutoff", "scan",
+    "purge", "serve", "user", "client", "keys", "audit", "db", "config", "completion", "help",
 )  # fmt: skip
 COMPLETE_VAR = "_TOKENCTL_COMPLETE"
 

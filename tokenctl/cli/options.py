@@ -11,6 +11,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack, closing
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
@@ -89,6 +90,34 @@ Clients = Annotated[
     list[str] | None, typer.Option("--client", metavar="ID", help="Of this client; may be repeated.")
 ]
 States = Annotated[list[State] | None, typer.Option("--state", help="In this state; may be repeated.")]
+Ips = Annotated[
+    list[str] | None,
+    typer.Option("--ip", metavar="ADDRESS|CIDR", help="Issued to or last used from there; may be repeated."),
+]
+UserAgents = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--user-agent",
+        metavar="GLOB",
+        help="Issued to or last used by such a user agent: * any text, ? any character; may be repeated.",
+    ),
+]
+Devices = Annotated[
+    list[str] | None,
+    typer.Option("--device", metavar="TEXT", help="Issued to or last used by this device; may be repeated."),
+]
+IssuedAfter = Annotated[
+    str | None,
+    typer.Option(
+        "--issued-after", metavar="TIME", help="Issued then or later: 2h (ago), or 2026-01-31T12:00Z."
+    ),
+]
+IssuedBefore = Annotated[
+    str | None, typer.Option("--issued-before", metavar="TIME", help="Issued before then.")
+]
+Idle = Annotated[
+    str | None, typer.Option("--idle", metavar="DURATION", help="Not used for so long: 30d, or longer.")
+]
 Everything = Annotated[bool, typer.Option("--all", help="Everything there is.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask (up to 20 live tokens).")]
 Confirm = Annotated[
@@ -106,6 +135,26 @@ Limit = Annotated[
         "--limit", metavar="N", min=0, max=2**31, help="Rows at most; 0 is all; default 50 on a terminal."
     ),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """The options that select refresh tokens. A command's parameter of this type stands for all of them."""
+
+    user: Users = None
+    client: Clients = None
+    state: States = None
+    ip: Ips = None
+    user_agent: UserAgents = None
+    device: Devices = None
+    issued_after: IssuedAfter = None
+    issued_before: IssuedBefore = None
+    idle: Idle = None
+    everything: Everything = False
+
+    def given(self) -> bool:
+        """Whether there was any of them, be its value an empty text."""
+        return any(getattr(self, each.name) not in (None, [], False) for each in fields(self))
 
 
 def required_duration(text: str) -> timedelta:
@@ -217,6 +266,11 @@ class Entry(NamedTuple):
     def build(self, name: str) -> Any:
         function = self.function
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        selected = next((each for each in own if each.annotation is Selected), None)
+        selectors = dict(inspect.signature(Selected, eval_str=True).parameters) if selected else {}
+        if selected:
+            place = own.index(selected)
+            own[place : place + 1] = selectors.values()
         taken = {parameter.name for parameter in own}
         # A command's own parameter of that name replaces the shared one.
         shared = {key: option for key, option in SHARED.items() if key not in taken}
@@ -231,6 +285,8 @@ class Entry(NamedTuple):
                 key: str(value).lower() if isinstance(value, bool) else value for key, value in flags.items()
             }
             run = Run(ctx, given, {key: text for key, text in texts.items() if text is not None})
+            if selected:
+                values[selected.name] = Selected(**{key: values.pop(key) for key in selectors})
             with closing(run):
                 return function(run, **values)
 

@@ -123,7 +123,7 @@ def event(row: Event) -> dict[str, Any]:
 
 
 #: Instants inside an event's data.
-_DATA_INSTANTS = frozenset({"active_at", "expires_at", "access_until", "rotated_at", "until"})
+_DATA_INSTANTS = frozenset({"active_at", "expires_at", "access_until", "rotated_at", "until", "previously"})
 
 
 def _datum(key: str, value: Any, show: Callable[[int], str]) -> Any:

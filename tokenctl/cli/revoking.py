@@ -34,7 +34,8 @@ _REVOKED = [
     "revoke",
     example="tokenctl revoke rt_01a2070c17097d77944c7d0f55441a4a --reason 'laptop stolen'\n"
     "tokenctl list --user bob -o id | tokenctl revoke - --yes\n"
-    "tokenctl revoke --user ada --dry-run",
+    "tokenctl revoke --user ada --dry-run\n"
+    "tokenctl revoke --ip 203.0.113.0/24 --user-agent 'curl/*' --issued-after 6h --reason INC-7",
 )
 def revoke(
     run: Run,
@@ -42,10 +43,7 @@ def revoke(
         list[str] | None, typer.Argument(metavar="[ID…|-]", help="Ids; or - for ids and strings on stdin.")
     ] = None,
     *,
-    user: options.Users = None,
-    client: options.Clients = None,
-    state: options.States = None,
-    everything: options.Everything = False,
+    selected: options.Selected,
     reason: options.Reason = None,
     dry_run: options.DryRun = False,
     max_: options.Max = None,
@@ -54,7 +52,7 @@ def revoke(
 ) -> int:
     """Revoke logins: by id, by string on stdin, or all that the selectors match."""
     run.out.expect(records.token_columns(0) if dry_run else _REVOKED)
-    if target and (user or client or state or everything):
+    if target and selected.given():
         raise InvalidInput(
             "ids and selectors together are ambiguous",
             hint="give either, or pipe `list -o id` into `revoke -`",
@@ -63,7 +61,7 @@ def revoke(
     seen = (
         run.service.preview_targets(named)
         if named
-        else run.service.preview(targets.selector(user, client, state, everything=everything))
+        else run.service.preview(targets.selector(run, selected, destructive=True))
     )
     if max_ is not None and seen.tokens > max_:
         raise OverMax(
@@ -78,7 +76,7 @@ def revoke(
         f"revoke {amount(seen.tokens, 'refresh token')} of {amount(seen.users, 'user')}",
         tokens=seen.tokens,
         users=seen.users,
-        everything=everything,
+        everything=selected.everything,
         yes=yes,
         number=number,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from tokenctl.cli import options
+from tokenctl.cli import options, times
 from tokenctl.cli.confirm import read_lines, read_token
 from tokenctl.cli.options import Run
 from tokenctl.errors import EmptySelector, InvalidInput
@@ -32,23 +32,36 @@ def one(target: str) -> str:
     return target
 
 
-def selector(
-    user: list[str] | None,
-    client: list[str] | None,
-    state: list[options.State] | None,
-    *,
-    everything: bool,
-) -> Selector:
-    """The selector that the flags make. Raises EmptySelector when they name nothing."""
+def selector(run: Run, selected: options.Selected, *, destructive: bool) -> Selector:
+    """The selector that the flags make; `destructive` refuses a time without a zone.
+
+    Raises EmptySelector when they name nothing, InvalidInput.
+    """
+    from datetime import timedelta
+
     from tokenctl import Selector, SelectState
 
+    given = {"issued_after": selected.issued_after, "issued_before": selected.issued_before}
+    texts = {name: text for name, text in given.items() if text is not None}
+    # What names no time needs no database to be refused.
+    now = run.service.now() if texts else 0
+    instants = {
+        name: times.parse_instant(text, now=now, destructive=destructive) for name, text in texts.items()
+    }
+    idle = options.duration(selected.idle)
     chosen = Selector(
-        users=tuple(user or ()),
-        clients=tuple(client or ()),
-        states=tuple(SelectState(each.value) for each in state or ()),
-        everything=everything,
+        users=tuple(selected.user or ()),
+        clients=tuple(selected.client or ()),
+        states=tuple(SelectState(each.value) for each in selected.state or ()),
+        ips=tuple(selected.ip or ()),
+        user_agents=tuple(selected.user_agent or ()),
+        devices=tuple(selected.device or ()),
+        issued_after=instants.get("issued_after"),
+        issued_before=instants.get("issued_before"),
+        idle=None if idle is None else idle // timedelta(microseconds=1),
+        everything=selected.everything,
     )
-    return chosen.require_some()
+    return chosen.require_some().require_valid()
 
 
 def several(run: Run, given: list[str]) -> list[str]:

@@ -86,19 +86,18 @@ def _show_string(run: Run, record: dict[str, Any], columns: list[Column]) -> Non
 @command(
     app,
     "list",
-    example="tokenctl list --user ada --state live\ntokenctl list --all --json | jq length",
+    example="tokenctl list --user ada --state live\n"
+    "tokenctl list --ip 203.0.113.0/24 --issued-after 6h\n"
+    "tokenctl list --all --json | jq length",
 )
 def list_(
     run: Run,
+    selected: options.Selected,
     *,
-    user: options.Users = None,
-    client: options.Clients = None,
-    state: options.States = None,
-    everything: options.Everything = False,
     limit: options.Limit = None,
 ) -> None:
     """List refresh tokens, the oldest login first."""
-    selector = targets.selector(user, client, state, everything=everything)
+    selector = targets.selector(run, selected, destructive=False)
     now = run.service.now()
     rows = (records.token(row, now) for row in run.service.list(selector))
 

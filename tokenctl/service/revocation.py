@@ -380,7 +380,7 @@ def resolve(runtime: Runtime, selector: Selector) -> Selector:
 
     Raises EmptySelector, InvalidInput, UserNotFound, ClientNotFound.
     """
-    selector.require_some()
+    selector.require_some().require_valid()
     token_ids = tuple(sorted({ids.parse_token_id(token) for token in selector.token_ids}))
     with runtime.storage.read() as connection:
         found = tuple(users.require(connection, user).id for user in selector.users)

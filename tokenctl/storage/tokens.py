@@ -6,6 +6,7 @@ connection inside a transaction and never commit.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,14 +15,17 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
 from tokenctl.core import ids
-from tokenctl.core.context import Context
+from tokenctl.core.context import Context, hash_device
 from tokenctl.core.refresh_token import RefreshToken
-from tokenctl.core.selector import Selector, SelectState
+from tokenctl.core.selector import Selector, SelectState, address_ranges, clean_glob
 from tokenctl.storage.schema import clients, realm, refresh_tokens, users
 from tokenctl.storage.users import is_disabled
 
 #: Rows that one transaction reads or revokes: a larger one would stall every rotation.
 CHUNK = 1_000
+
+#: The wildcards of a glob in the language of LIKE.
+_LIKE = str.maketrans("*?", "%_")
 
 _t = refresh_tokens.c
 
@@ -81,8 +85,11 @@ def _in_state(state: SelectState, now: int) -> ColumnElement[bool]:
             return sa.and_(_alive(now), sa.not_(_blocked(now)))
 
 
-def _matching(selector: Selector, now: int) -> list[ColumnElement[bool]]:
-    """The selector as conditions, ANDed. Its users must be `usr_…` by now; needs the joins of `_joined`."""
+def _matching(connection: Connection, selector: Selector, now: int) -> list[ColumnElement[bool]]:
+    """The selector as conditions, ANDed; in the words of that database.
+
+    It must be resolved: its users are `usr_…`, its texts valid. Needs the joins of `_joined`.
+    """
     conditions: list[ColumnElement[bool]] = []
     if selector.users:
         conditions.append(_t.user_id.in_([ids.to_bytes(user) for user in selector.users]))
@@ -92,7 +99,34 @@ def _matching(selector: Selector, now: int) -> list[ColumnElement[bool]]:
         conditions.append(_t.id.in_([ids.to_bytes(token) for token in selector.token_ids]))
     if selector.states:
         conditions.append(sa.or_(*(_in_state(state, now) for state in selector.states)))
+    if selector.ips:
+        ranges = [each for ip in selector.ips for each in address_ranges(ip)]
+        columns = (_t.issued_ip, _t.last_ip)
+        conditions.append(sa.or_(*(column.between(*each) for column in columns for each in ranges)))
+    if selector.user_agents:
+        agents = (_t.issued_user_agent, _t.last_user_agent)
+        globs = [clean_glob(each) for each in selector.user_agents]
+        conditions.append(
+            sa.or_(*(_like_glob(connection, agent, glob) for agent in agents for glob in globs))
+        )
+    if selector.devices:
+        devices = [hash_device(device) for device in selector.devices]
+        conditions.append(sa.or_(_t.issued_device.in_(devices), _t.last_device.in_(devices)))
+    if selector.issued_after is not None:
+        conditions.append(_t.created_at >= selector.issued_after)
+    if selector.issued_before is not None:
+        conditions.append(_t.created_at < selector.issued_before)
+    if selector.idle is not None:
+        conditions.append(_t.rotated_at <= now - selector.idle)
     return conditions
+
+
+def _like_glob(connection: Connection, column: ColumnElement[str], glob: str) -> ColumnElement[bool]:
+    """Whether all of it matches a pattern of `clean_glob`; the same on either database."""
+    if connection.dialect.name == "sqlite":
+        # Its LIKE takes an a for an A. Its GLOB has our `*` and `?`, and sets in brackets besides.
+        return column.bool_op("GLOB")(glob.replace("[", "[[]"))
+    return column.like(re.sub("[!%_]", r"!\g<0>", glob).translate(_LIKE), escape="!")
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -128,7 +162,7 @@ def page(
     connection: Connection, selector: Selector, *, now: int, after: str | None, limit: int = CHUNK
 ) -> list[RefreshToken]:
     """The next rows of the selection in order of id, that is, of issue; at most `limit`."""
-    statement = _ROWS.where(*_matching(selector, now)).order_by(_t.id).limit(limit)
+    statement = _ROWS.where(*_matching(connection, selector, now)).order_by(_t.id).limit(limit)
     if after is not None:
         statement = statement.where(_t.id > ids.to_bytes(after))
     return [_refresh_token(row) for row in connection.execute(statement)]
@@ -166,14 +200,14 @@ def count(connection: Connection, selector: Selector, *, now: int) -> Count:
             sa.func.max(_t.access_until),
         )
         .select_from(_JOINED)
-        .where(*_matching(selector, now))
+        .where(*_matching(connection, selector, now))
     )
     return Count(*connection.execute(statement).one())
 
 
 def users_of(connection: Connection, selector: Selector, *, now: int) -> Sequence[bytes]:
     """The ids of the users whose tokens in the selection are not dead."""
-    statement = sa.select(_t.user_id).select_from(_JOINED).where(*_matching(selector, now))
+    statement = sa.select(_t.user_id).select_from(_JOINED).where(*_matching(connection, selector, now))
     return connection.scalars(statement.where(_alive(now)).distinct()).all()
 
 
@@ -287,7 +321,7 @@ def revoke_chunk(
     chosen = (
         sa.select(_t.id)
         .select_from(_JOINED)
-        .where(*_matching(selector, now), _t.id > after, _alive(now))
+        .where(*_matching(connection, selector, now), _t.id > after, _alive(now))
         .order_by(_t.id)
         .limit(limit)
     )
