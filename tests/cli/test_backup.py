@@ -239,7 +239,11 @@ def test_restores_at_once(place: Path) -> None:
     results = ended([begun(place, "db", "restore", "monday.db", "--yes") for _ in range(4)])
     codes = [code for code, _ in results]
     assert set(codes) <= {0, 11}, results
-    assert codes.count(0) == len(asides(place)) >= 1
+    # Each may find the database in use by the others, who look at it first: then nothing has happened.
+    assert codes.count(0) == len(asides(place))
+    if 0 not in codes:
+        done(place, "db", "restore", "monday.db", "--yes")
+        assert len(asides(place)) == 1
     for each in (place / "tokens.db", *asides(place)):
         assert each.stat().st_nlink == 1
         demand_sound(each)

@@ -53,7 +53,7 @@ _STEP = 1_000
 #: Rows that a copy holds at once.
 _BATCH = 2_000
 #: For so long (s) whoever has just used the database may need to close it.
-_LAST_WORDS = 1.0
+_LAST_WORDS = 3.0
 #: What begins every file of SQLite, and where it says that it is in WAL mode.
 _MAGIC, _WRITE_VERSION, _WAL = b"SQLite format 3\0", 18, 2
 #: SQLite's locks (file format, and unixShmLock): what a reader of a file holds, and whoever has a -shm open.
