@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -210,7 +211,8 @@ def _transact(
             raise
         _transact_once(runtime, entries, lock_wait=lock_wait, skip_locked=skip_locked)
     if (time.monotonic() - began) * 1_000_000 > _STALE:
-        _begin_grace_anew(runtime, entries)
+        with suppress(DatabaseError):  # what was committed is answered, whatever becomes of this
+            _begin_grace_anew(runtime, entries)
 
 
 @repeated

@@ -41,13 +41,18 @@ from tokenctl.storage import files, locks, migrate, tokens
 from tokenctl.storage.engine import Location, Storage
 from tokenctl.storage.keys import MASTER_KEY_CHECK
 from tokenctl.storage.schema import SCHEMA_VERSION, events, meta, metadata, refresh_tokens, users
-from tokenctl.storage.sqlite import WRITE_TIMEOUT, SQLiteFile, SQLiteStorage, sqlite_engine, translated
+from tokenctl.storage.sqlite import (
+    BESIDE,
+    WRITE_TIMEOUT,
+    SQLiteFile,
+    SQLiteStorage,
+    sqlite_engine,
+    translated,
+)
 
 #: progress(done, total): pages of a file, or rows.
 Progress = Callable[[int, int], None]
 
-#: What SQLite may leave beside a file.
-BESIDE = ("-wal", "-shm", "-journal")
 #: Pages in one step of a backup: 4 MB, so that an interrupt and the progress need not wait for long.
 _STEP = 1_000
 #: Rows that a copy holds at once.

@@ -12,7 +12,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
@@ -245,8 +245,11 @@ class PostgresStorage(Storage):
 
     def _connect(self) -> psycopg.Connection:
         try:
-            connection = _Connection.connect(**self._parameters, autocommit=True)
-            connection.execute(_NOT_REPEATABLE_READ)
+            with ExitStack() as unless_all_is_well:
+                connection = _Connection.connect(**self._parameters, autocommit=True)
+                unless_all_is_well.callback(connection.close)
+                connection.execute(_NOT_REPEATABLE_READ)
+                unless_all_is_well.pop_all()
         except psycopg.Error as error:
             text = _first_line(error)
             for sign, kind, hint in _NO_CONNECTION:
@@ -403,9 +406,9 @@ def _engine(connect: Callable[[], psycopg.Connection]) -> Engine:
 
     @sa.event.listens_for(engine, "handle_error")
     def refuse(context: sa.engine.ExceptionContext) -> BaseException | None:
-        # What the driver says to a value that it cannot bind, which SQLAlchemy lets pass as it is.
         if getattr(context.original_exception, "sqlstate", None) == "25006":
             context.is_disconnect = True  # the pool is of a standby now
+        # What the driver says to a value that it cannot bind, which SQLAlchemy lets pass as it is.
         if isinstance(context.original_exception, TypeError | ValueError | OverflowError):
             return StatementRefused("the database cannot hold a value: no Unicode text, or of no such type")
         return None

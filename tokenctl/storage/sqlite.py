@@ -67,7 +67,7 @@ class SQLiteFile(Location):
         """
         mode = "DELETE" if portable else "WAL"
         try:
-            files.create(self.path, lambda building: _build(building, fill, mode), leaves=_BESIDE)
+            files.create(self.path, lambda building: _build(building, fill, mode), leaves=BESIDE)
         except FileExistsError:
             raise DatabaseExists(f"{self.path} is there already, and stays as it is") from None
         # Its lock files, with its owner: whoever writes first may be root.
@@ -161,7 +161,8 @@ class SQLiteStorage(Storage):
         """The file has none of its own."""
 
 
-_BESIDE = ("-wal", "-shm", "-journal")
+#: What SQLite may leave beside a file.
+BESIDE = ("-wal", "-shm", "-journal")
 
 
 def _build(path: Path, fill: Callable[[Connection], None], journal_mode: str) -> None:
