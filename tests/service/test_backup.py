@@ -43,6 +43,7 @@ from tokenctl.service.backup import Restored, backup, copy, look, restore
 from tokenctl.service.doctor import examine
 from tokenctl.settings import Secret
 from tokenctl.storage import backup as stored
+from tokenctl.storage.schema import SCHEMA_VERSION
 
 HOUR = timedelta(hours=1)
 ROOT = Path(__file__).parents[2]
@@ -94,7 +95,7 @@ def test_a_backup_is_the_database(settings: Settings, service: TokenService, fil
     assert content(file) == dump(settings)
     assert (done.counts.users, done.counts.tokens, done.counts.live) == (1, 2, 1)
     assert done.counts.events == len(service.audit.tail(100))
-    assert (done.at, done.schema, done.size) == (service.now(), "0002", file.stat().st_size)
+    assert (done.at, done.schema, done.size) == (service.now(), SCHEMA_VERSION, file.stat().st_size)
     assert done.key_file == Path(f"{settings.database}.key")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert names(file.parent) == {"monday.db"}
@@ -532,8 +533,13 @@ def test_a_newer_schema(settings: Settings, file: Path) -> None:
 def test_an_older_schema_is_saved_as_it_is_and_upgraded_when_it_comes_back(
     settings: Settings, database: Path, file: Path, tmp_path: Path, rotated: list[str], clock: Clock
 ) -> None:
-    # What 0002 added is taken back.
+    # What came after 0001 is taken back.
     for statement in (
+        "DROP TABLE plan_members",
+        "DROP TABLE plans",
+        "DROP TABLE segments",
+        "DROP INDEX ix_events_segment",
+        "ALTER TABLE events DROP COLUMN segment",
         "ALTER TABLE clients DROP COLUMN secret_hash",
         "ALTER TABLE signing_keys DROP COLUMN active_at",
         "UPDATE alembic_version SET version_num = '0001'",
@@ -544,7 +550,7 @@ def test_an_older_schema_is_saved_as_it_is_and_upgraded_when_it_comes_back(
     assert content(older) == dump(settings)
     assert look(settings, older, clock=clock).schema == "0001"
     done = restored(settings, older, clock)
-    assert (done.schema_before, done.schema) == ("0001", "0002")
+    assert (done.schema_before, done.schema) == ("0001", SCHEMA_VERSION)
     with opened(settings, clock) as service:
         assert service.rotate(rotated[4]).refresh_token
 
@@ -708,6 +714,9 @@ def test_to_postgresql_and_back(
         "users": 2,
         "refresh_tokens": 4_501,
         "events": there.counts.events,
+        "segments": 0,
+        "plans": 0,
+        "plan_members": 0,
         "signing_keys": 2,
     }
     assert rows(dump(replace(settings, database=empty))) == rows(dump(settings))

@@ -655,11 +655,11 @@ def _demand_same(table: str, counted: int, read: _Sum, written: _Sum) -> None:
 
 def _batches(connection: Connection, table: sa.Table, label: str) -> Iterator[list[Any]]:
     """All rows, in order of the primary key."""
-    [key] = table.primary_key.columns
-    statement = sa.select(table).order_by(key).limit(_BATCH)
+    key = list(table.primary_key.columns)
+    statement = sa.select(table).order_by(*key).limit(_BATCH)
     after: list[Any] = []
     while True:
-        here = statement.where(key > after[0]) if after else statement
+        here = statement.where(sa.tuple_(*key) > sa.tuple_(*after)) if after else statement
         try:
             rows = list(connection.execute(here))
         except sa.exc.StatementError as error:  # it would be taken for the other database's
@@ -668,7 +668,7 @@ def _batches(connection: Connection, table: sa.Table, label: str) -> Iterator[li
         if not rows:
             return
         yield rows
-        after = [rows[-1]._mapping[key]]
+        after = [rows[-1]._mapping[column] for column in key]
 
 
 def _event_counter(connection: Connection) -> int:

@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 
 #: The revision that this release works on; a test holds it against the newest migration.
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 
 metadata = MetaData(
     naming_convention={
@@ -160,11 +160,54 @@ events = Table(
     Column("ip", LargeBinary(16)),
     Column("reason", Text),
     Column("data", Text, nullable=False),  # a JSON object
+    # The sealed segment that holds it; none until the sealer comes by.
+    Column("segment", Int64, index=True),
     CheckConstraint("coalesce(length(ip), 16) = 16", name="ip"),
     sqlite_strict=True,
     # An id is never given twice, even when the newest events were deleted.
     sqlite_autoincrement=True,
 )
+
+segments = Table(
+    "segments",
+    metadata,
+    Column("number", Int64, primary_key=True, autoincrement=False),
+    Column("sealed_at", Int64, nullable=False),
+    # How many events it holds, and for each its id (8 bytes, big-endian) and its MAC (16), in order of id.
+    Column("events", Int64, nullable=False),
+    Column("members", LargeBinary, nullable=False),
+    Column("mac", LargeBinary(32), nullable=False),
+    CheckConstraint("number > 0", name="number"),
+    CheckConstraint("events > 0", name="events"),
+    CheckConstraint("length(mac) = 32", name="mac"),
+    sqlite_strict=True,
+)
+
+# What a dry run has shown, until somebody acts on it or an hour is over.
+plans = Table(
+    "plans",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("created_at", Int64, nullable=False),
+    Column("expires_at", Int64, nullable=False),
+    Column("actor", Text, nullable=False),
+    # A JSON object: what was selected by; null where ids and strings were named.
+    Column("selector", Text),
+    Column("tokens", Int64, nullable=False),
+    Column("users", Int64, nullable=False),
+    sqlite_strict=True,
+)
+plan_members = Table(
+    "plan_members",
+    metadata,
+    Column("plan_id", Key, ForeignKey("plans.id", ondelete="CASCADE"), primary_key=True),
+    # The ids of refresh tokens, 16 bytes each and in order, cut up into rows of at most 1,000.
+    Column("number", Int64, primary_key=True, autoincrement=False),
+    Column("ids", LargeBinary, nullable=False),
+    CheckConstraint("length(ids) BETWEEN 16 AND 16000", name="ids"),
+    sqlite_strict=True,
+)
+
 signing_keys = Table(
     "signing_keys",
     metadata,
