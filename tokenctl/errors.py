@@ -15,10 +15,13 @@ __all__ = [
     "ClientExists",
     "ClientNotFound",
     "ClientRefused",
+    "ClockApart",
     "ClockSuspect",
     "ConfigInvalid",
     "ConfirmationMissing",
+    "ConnectionRefused",
     "Contended",
+    "DatabaseAway",
     "DatabaseBehind",
     "DatabaseError",
     "DatabaseExists",
@@ -40,13 +43,18 @@ __all__ = [
     "NotADatabase",
     "NotFound",
     "NotMigrated",
+    "OutcomeUnknown",
     "OverMax",
     "PasswordRefused",
+    "PlanDrift",
+    "PlanNotFound",
+    "RowLocked",
     "StatementRefused",
     "Throttled",
     "TokenNotFound",
     "TokenRefused",
     "TokenctlError",
+    "TransactionAborted",
     "UserDisabled",
     "UserExists",
     "UserNotFound",
@@ -114,6 +122,7 @@ class TokenRefused(TokenctlError):
     """
 
     code = "token.refused"
+    hint = "tokenctl issue --user NAME makes a new login; or name the --database that this one is of"
 
     def __init__(self, reason: str, *, token_id: str | None = None, **facts: Any) -> None:
         said = (
@@ -129,7 +138,7 @@ class TokenRefused(TokenctlError):
         )
         self.reason = reason
         self.token_id = token_id
-        if token_id:
+        if token_id and reason != "not_found":
             self.hint = f"tokenctl inspect {token_id}"
 
 
@@ -143,6 +152,7 @@ class InvalidAccessToken(TokenctlError):
     """A JWT that is no valid access token of ours (RFC 9068 §4)."""
 
     code = "access_token.invalid"
+    hint = "get a new one with the refresh token, or log in again"
 
 
 # --- what is not there, or there already -----------------------------------------------------
@@ -167,6 +177,13 @@ class ClientNotFound(NotFound):
 class TokenNotFound(NotFound):
     code = "token.not_found"
     hint = "tokenctl list --all"
+
+
+class PlanNotFound(NotFound):
+    """No plan of that id is good: an hour after its dry run it is over."""
+
+    code = "plan.not_found"
+    hint = "look again with --dry-run, which makes a new plan"
 
 
 class UserExists(TokenctlError):
@@ -258,6 +275,7 @@ class StatementRefused(DatabaseError):
     """The database refused one statement (a constraint, a value out of range); it is not away."""
 
     code = "db.refused"
+    hint = "change the value: text is UTF-8 without NUL, and a number is below 2^63"
 
 
 class DatabaseMissing(DatabaseError):
@@ -276,18 +294,21 @@ class DatabaseExists(DatabaseError):
     """There is something at the place where a new database was to be made."""
 
     code = "db.exists"
+    hint = "look at what is there, or name another place"
 
 
 class NotADatabase(DatabaseError):
     """The file is no database of ours, or is damaged."""
 
     code = "db.not_a_database"
+    hint = "name another --database"
 
 
 class DatabaseLocked(DatabaseError):
     """Somebody else holds the lock that this needs."""
 
     code = "db.locked"
+    hint = "wait for the other one to end, then repeat the command"
 
 
 class RowLocked(DatabaseLocked):
@@ -370,12 +391,21 @@ class ConfirmationMissing(TokenctlError):
     """An operation that destroys was not confirmed, and there is nobody to ask."""
 
     code = "confirm.missing"
+    hint = "answer with a flag or on stdin: --help names what the command takes"
 
 
 class Declined(TokenctlError):
     """The operator was asked and did not confirm; nothing was done."""
 
     code = "confirm.declined"
+    hint = "repeat the command if it is meant"
+
+
+class PlanDrift(TokenctlError):
+    """More would be hit now than the plan has shown; nothing was done."""
+
+    code = "plan.drift"
+    hint = "look again: the same selectors with --dry-run"
 
 
 class OverMax(TokenctlError):

@@ -518,7 +518,7 @@ class TestRevoke:
         done = service.revoke(iter(targets), reason="test")
         assert (done.revoked, done.already_dead, done.unknown) == (1, 3, 3)
         assert (done.forged, done.malformed, done.users) == (1, 4, 1)
-        assert (previewed.tokens, previewed.already_dead, previewed.users) == (1, 1, 1)
+        assert (previewed.tokens, previewed.already_dead, previewed.users) == (1, 3, 1)
         assert (previewed.unknown, previewed.forged, previewed.malformed) == (3, 1, 4)
         assert service.inspect(superseded.token_id).state is State.LIVE
         assert event_types(settings).count("token.revoke") == 2

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from shlex import quote
 from types import FrameType
 from typing import Any
 
@@ -71,6 +72,7 @@ EXIT: dict[type[BaseException], int] = {
     errors.ConfirmationMissing: 5,
     typer.Abort: 5,
     errors.OverMax: 6,
+    errors.PlanDrift: 6,
     errors.DatabaseMissing: 10,
     errors.NotMigrated: 10,
     errors.NotADatabase: 10,
@@ -172,17 +174,28 @@ def _describe(error: BaseException) -> tuple[str, str, str, dict[str, Any]]:
         message = " ".join(error.format_message().split())  # a list of choices comes on several lines
         return "usage", message, f"{context.command_path if context else PROGRAM} --help", {}
     if isinstance(error, typer.Abort):  # a prompt of Typer's own, with nobody to answer it
-        return errors.ConfirmationMissing.code, "there is no terminal to ask on", "", {}
+        kind = errors.ConfirmationMissing
+        return kind.code, "there is no terminal to ask on", kind.hint, {}
     if isinstance(error, KeyboardInterrupt):
         signal_name = "SIGTERM" if isinstance(error, Terminated) else "SIGINT"
         return errors.Interrupted.code, f"stopped by {signal_name}", errors.Interrupted.hint, {}
     if isinstance(error, OSError):
         where = error.filename or ("writing the output" if error.errno in _DISK else "")
         message = f"{where}: {error.strerror or error}".removeprefix(": ")
-        return "io.failed", message, "", {"errno": error.errno}
+        return "io.failed", message, _hint_of_io(error), {"errno": error.errno}
     message = f"{type(error).__name__}: {error}".removesuffix(": ")
     hint = "the same command with --debug, and report what it prints: this is a bug"
-    return "internal", message, "" if isinstance(error, MemoryError) else hint, {}
+    if isinstance(error, MemoryError):
+        hint = "the same command with less at a time, or on a machine with more memory"
+    return "internal", message, hint, {}
+
+
+def _hint_of_io(error: OSError) -> str:
+    if error.errno in _DISK:
+        return "free some space, or use another file system; then repeat the command"
+    if error.filename:
+        return f"ls -ld {quote(str(error.filename))} shows its owner and its mode; then repeat the command"
+    return "look whether what reads the output still runs, then repeat the command"
 
 
 def _wants_json(args: Sequence[str]) -> bool:

@@ -15,15 +15,14 @@ from tokenctl.core import ids, token_string
 from tokenctl.core.context import Context
 from tokenctl.core.refresh_token import RefreshToken, State
 from tokenctl.core.rotation import Presented, Reason, Verdict, judge
-from tokenctl.core.selector import Selector
 from tokenctl.core.token_string import PresentedToken
 from tokenctl.errors import InvalidAccessToken, InvalidInput, InvalidToken, TokenNotFound, TokenRefused
-from tokenctl.service.revocation import Revocation, exposure, revoke_all_of_user, revoke_chunk
+from tokenctl.service.revocation import Revocation, bearers_mark, exposure, revoke_all_of_user
 from tokenctl.service.runtime import Runtime
 from tokenctl.service.transactions import repeated
-from tokenctl.storage import tokens, users
+from tokenctl.storage import revoking, tokens, users
 from tokenctl.storage.engine import Connection
-from tokenctl.storage.tokens import Revoked
+from tokenctl.storage.revoking import Revoked
 
 if TYPE_CHECKING:
     from tokenctl.core.access_token import AccessClaims
@@ -288,5 +287,5 @@ def _end(
     connection: Connection, row: RefreshToken, *, now: int, reason: str, actor: str, context: Context
 ) -> list[Revoked]:
     """Revoke one login, with its event; nothing when it is dead already."""
-    selector = Selector(token_ids=(row.id,))
-    return revoke_chunk(connection, selector, now=now, reason=reason, actor=actor, context=context)
+    mark = bearers_mark(now, reason, actor, context)
+    return revoking.revoke_ids(connection, [ids.to_bytes(row.id)], mark)

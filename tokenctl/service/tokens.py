@@ -8,6 +8,7 @@ events inside it, and raises after its commit.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,22 +27,27 @@ from tokenctl.errors import (
     TokenctlError,
     TokenNotFound,
 )
-from tokenctl.service import access, issuing, revocation
+from tokenctl.service import access, issuing, plans, revocation, targets
 from tokenctl.service import purge as purging
+from tokenctl.service import statistics as counting
 from tokenctl.service.access import Access, Introspection
 from tokenctl.service.audit import AuditLog
 from tokenctl.service.cutoff import CutOffService
 from tokenctl.service.issuing import Reissue
 from tokenctl.service.keys import KeyService
 from tokenctl.service.pair import TokenPair
+from tokenctl.service.plans import Planned
 from tokenctl.service.revocation import Preview, Progress, Revocation, Stop, never, unseen
 from tokenctl.service.rotation import RotateRequest, rotate_many
 from tokenctl.service.runtime import Clock, Entropy, Runtime
+from tokenctl.service.statistics import Related, Statistics
+from tokenctl.service.targets import Report, Target, Targets
 from tokenctl.service.transactions import repeated
 from tokenctl.service.users import ClientService, UserService
 from tokenctl.settings import Settings, mask_password
 from tokenctl.storage import events, tokens
 from tokenctl.storage.events import Event
+from tokenctl.storage.plans import Plan
 from tokenctl.storage.users import User
 
 if TYPE_CHECKING:
@@ -305,6 +311,25 @@ class TokenService:
             judgement=judgement,
         )
 
+    def related(self, token_id: str, *, limit: int = 20) -> Related:
+        """The logins of any user that share an address or a device with this one, at issue or at last use.
+
+        Live ones first, the most recently used first; at most `limit`, and how many there are. It reads the
+        whole table once. Raises InvalidInput, TokenNotFound.
+        """
+        return counting.related(self._runtime, token_id, limit=limit)
+
+    def statistics(self, selector: Selector, *, top: int = 10, hours: int = 24) -> Statistics:
+        """Counts over the selected logins, and over the events of so many hours (UTC), the running one last.
+
+        Of clients, addresses and users the `top` ones. A selector applies to the logins as they are now, and
+        of the events to those of the selected logins that are still there; one that does not restrict counts
+        all events, also of logins that were purged or deleted.
+        It reads both tables whole, a few times. Raises InvalidInput, EmptySelector, UserNotFound,
+        ClientNotFound.
+        """
+        return counting.statistics(self._runtime, selector, top=top, hours=hours)
+
     @repeated
     def look_up(self, token_ids: Collection[str]) -> dict[str, RefreshToken]:
         """The logins with these ids, by id, whichever there are; in reads of 1,000. Raises InvalidInput."""
@@ -350,9 +375,47 @@ class TokenService:
         """How many tokens match, and what `revoke_matching` would hit. Changes nothing."""
         return revocation.preview(self._runtime, selector)
 
-    def preview_targets(self, targets: Iterable[str]) -> Preview:
+    def read_targets(self, lines: Iterable[str | None]) -> Targets:
+        """Ids and strings, one a line, read once, for `preview_targets`, `plan` and `revoke`; to be closed.
+
+        None is a line without anything. Of a string only the hash of its secret is kept. Makes no query.
+        Raises KeyUnusable or KeyWrong at the first string.
+        """
+        return targets.hold(self._runtime, lines)
+
+    def preview_targets(self, named: Iterable[str] | Targets) -> Preview:
         """What `revoke` would hit with these ids and strings. Changes nothing."""
-        return revocation.preview_targets(self._runtime, targets)
+        return targets.look(self._runtime, self._chunks(named)).preview(self._runtime)
+
+    def named(self, named: Targets) -> Iterator[str]:
+        """The ids of the logins that these ids and strings name, dead ones too."""
+        return (ids.token_id(raw_id) for raw_id in targets.named(self._runtime, named.chunks()))
+
+    def plan(self, what: Selector | Targets, *, actor: str | None = None) -> Planned:
+        """Look at what would be revoked, and keep exactly that as a plan, good for an hour.
+
+        Raises EmptySelector, UserNotFound, ClientNotFound, InvalidInput.
+        """
+        who = self._runtime.who(actor)
+        if isinstance(what, Selector):
+            return plans.plan_matching(self._runtime, what, actor=who)
+        return plans.plan_targets(self._runtime, what, actor=who)
+
+    def get_plan(self, plan_id: str) -> Plan:
+        """A plan by the id that its dry run has shown. Raises PlanNotFound."""
+        return plans.get(self._runtime, plan_id)
+
+    def list_plan(self, plan: Plan) -> Iterator[RefreshToken]:
+        """The plan's members as they are now, oldest login first, in constant memory."""
+        return plans.rows(self._runtime, plan)
+
+    def plan_drift(self, plan: Plan) -> Iterator[str]:
+        """The ids of the logins that match now, are not dead, and are no members; in constant memory."""
+        return plans.drift(self._runtime, plan)
+
+    def preview_plan(self, plan: Plan) -> Preview:
+        """What `revoke_plan` would hit now. Changes nothing."""
+        return plans.look(self._runtime, plan).preview(self._runtime)
 
     # --- ending ------------------------------------------------------------------------------
 
@@ -394,22 +457,44 @@ class TokenService:
 
     def revoke(
         self,
-        targets: Iterable[str],
+        named: Iterable[str] | Targets,
+        *,
+        reason: str,
+        actor: str | None = None,
+        stop: Stop = never,
+        progress: Progress = unseen,
+        report: Report | None = None,
+    ) -> Revocation:
+        """Revoke logins named by ids or by strings of any generation, in chunks of 1,000; idempotent.
+
+        Of a string the secret must be the login's; a superseded one counts as unknown. What is neither id
+        nor string is counted as malformed. With `stop` returning True it ends after the chunk in hand;
+        `progress` is called with the number of targets of each chunk that is done, `report` with each line
+        (from 1), its `rt_…` if it names one, and the name of the count in which it ended up. Raises
+        InvalidInput, and at the first string KeyUnusable or KeyWrong; `read_targets` raises them beforehand.
+        """
+        order = revocation.Order(clean_note(reason), self._runtime.who(actor), stop, progress)
+        return targets.revoke(self._runtime, self._chunks(named), order, report)
+
+    def _chunks(self, named: Iterable[str] | Targets) -> Iterator[builtins.list[Target]]:
+        return named.chunks() if isinstance(named, Targets) else targets.read(self._runtime, named)
+
+    def revoke_plan(
+        self,
+        plan: Plan,
         *,
         reason: str,
         actor: str | None = None,
         stop: Stop = never,
         progress: Progress = unseen,
     ) -> Revocation:
-        """Revoke logins named by ids or by strings of any generation, in chunks of 1,000; idempotent.
+        """Revoke the plan's members that are not dead, and nothing else; a second run goes on.
 
-        Of a string the secret must be the login's; a superseded one counts as unknown. What is neither id
-        nor string is counted as malformed. With `stop` returning True it ends after the chunk in hand;
-        `progress` is called with the number of targets of each chunk that is done. Raises InvalidInput, and
-        at the first string KeyUnusable or KeyWrong; `preview_targets` raises them before anything is done.
+        `stop` and `progress` as in `revoke`. Whether there is drift is the caller's question. Raises
+        InvalidInput.
         """
-        order = revocation.Order(clean_note(reason), self._runtime.who(actor), stop, progress)
-        return revocation.revoke(self._runtime, targets, order)
+        order = revocation.Order(clean_note(reason), self._runtime.who(actor), stop, progress, plan.id)
+        return plans.revoke(self._runtime, plan, order)
 
     def revoke_matching(
         self,
@@ -462,10 +547,13 @@ class TokenService:
         the start).
         """
         if batch < 1:
-            raise InvalidInput("a batch has at least 1 row")
+            raise InvalidInput("a batch has at least 1 row", hint="for example 1000")
         retention = self._runtime.settings.purge_retention if retention is None else retention
         if retention < timedelta(0):
-            raise InvalidInput("a retention cannot be negative: it would delete what still lives")
+            raise InvalidInput(
+                "a retention cannot be negative: it would delete what still lives",
+                hint="0 s for all that is dead, or longer, for example 7d",
+            )
         return purging.purge(
             self._runtime,
             retention=retention,

@@ -32,7 +32,7 @@ from tokenctl.service.transactions import repeated
 from tokenctl.storage import events, users
 from tokenctl.storage.engine import Connection
 from tokenctl.storage.events import Event
-from tokenctl.storage.tokens import Revoked
+from tokenctl.storage.revoking import Revoked
 from tokenctl.storage.users import Client, User
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class UserService:
         """
         name = clean_user_name(name)
         if password is not None and password_hash is not None:
-            raise InvalidInput("give a password or a password hash, not both")
+            raise InvalidInput("give a password or a password hash, not both", hint="leave one of them out")
         if password is not None:
             password_hash = self._new_hash(password, name)
         elif password_hash is not None:
@@ -301,7 +301,10 @@ class UserService:
         from tokenctl.core.passwords import known_scheme
 
         if not known_scheme(password_hash):
-            raise InvalidInput("the password hash is of no scheme that can be verified")
+            raise InvalidInput(
+                "the password hash is of no scheme that can be verified",
+                hint="make the user without it, and set a new password: tokenctl user passwd NAME",
+            )
 
     @repeated
     def _failed(self, user: User | None, reason: str, client_id: str, context: Context) -> NoReturn:

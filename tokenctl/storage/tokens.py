@@ -1,7 +1,7 @@
-"""Rows of refresh_tokens: inserting, selecting, revoking, deleting.
+"""Rows of refresh_tokens: inserting, selecting, deleting.
 
-Owns every statement on that table but those on one judged row, which are in `swap.py`. Functions take a
-connection inside a transaction and never commit.
+Owns every statement on that table but those on one judged row, which are in `swap.py`, and the revoking,
+which is in `revoking.py`. Functions take a connection inside a transaction and never commit.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
 from tokenctl.core import ids
-from tokenctl.core.context import Context, hash_device
+from tokenctl.core.context import Context
 from tokenctl.core.refresh_token import RefreshToken
-from tokenctl.core.selector import Selector, SelectState, address_ranges, clean_glob
+from tokenctl.core.selector import Selector, SelectState, address_ranges, clean_glob, device_hashes
 from tokenctl.storage.schema import clients, realm, refresh_tokens, users
 from tokenctl.storage.users import is_disabled
 
@@ -33,7 +33,7 @@ _t = refresh_tokens.c
 # --- conditions ------------------------------------------------------------------------------
 
 
-def _alive(now: int) -> ColumnElement[bool]:
+def alive(now: int) -> ColumnElement[bool]:
     """Not `RefreshToken.is_dead`: live, or blocked and may come back."""
     return sa.and_(_t.revoked_at.is_(None), sa.not_(_expired(now)))
 
@@ -48,7 +48,7 @@ def _expired(now: int) -> ColumnElement[bool]:
 
 
 def _blocked(now: int) -> ColumnElement[bool]:
-    """Held back by what can be taken back; needs the joins of `_joined`."""
+    """Held back by what can be taken back; needs the tables of JOINED."""
     return sa.or_(_t.created_at <= _not_before(), is_disabled(now))
 
 
@@ -68,7 +68,8 @@ def smaller(a: ColumnElement[int], b: ColumnElement[int]) -> ColumnElement[int]:
     return sa.case((a < b, a), else_=b)
 
 
-def _in_state(state: SelectState, now: int) -> ColumnElement[bool]:
+def in_state(state: SelectState, now: int) -> ColumnElement[bool]:
+    """Whether a row is in that state at `now` (µs); needs `JOINED`."""
     revoked = _t.revoked_at.is_not(None)
     match state:
         case SelectState.REVOKED:
@@ -80,16 +81,24 @@ def _in_state(state: SelectState, now: int) -> ColumnElement[bool]:
         case SelectState.DEAD:
             return sa.or_(revoked, _expired(now))
         case SelectState.BLOCKED:
-            return sa.and_(_alive(now), _blocked(now))
+            return sa.and_(alive(now), _blocked(now))
         case SelectState.LIVE:
-            return sa.and_(_alive(now), sa.not_(_blocked(now)))
+            return sa.and_(alive(now), sa.not_(_blocked(now)))
 
 
-def _matching(connection: Connection, selector: Selector, now: int) -> list[ColumnElement[bool]]:
+def matching(connection: Connection, selector: Selector, now: int) -> list[ColumnElement[bool]]:
     """The selector as conditions, ANDed; in the words of that database.
 
-    It must be resolved: its users are `usr_…`, its texts valid. Needs the joins of `_joined`.
+    It must be resolved: its users are `usr_…`, its texts valid. Needs the tables of JOINED.
     """
+    conditions = matching_row(connection, selector, now)
+    if selector.states:
+        conditions.append(sa.or_(*(in_state(state, now) for state in selector.states)))
+    return conditions
+
+
+def matching_row(connection: Connection, selector: Selector, now: int) -> list[ColumnElement[bool]]:
+    """The same without the states, which also other tables than refresh_tokens decide on."""
     conditions: list[ColumnElement[bool]] = []
     if selector.users:
         conditions.append(_t.user_id.in_([ids.to_bytes(user) for user in selector.users]))
@@ -97,8 +106,6 @@ def _matching(connection: Connection, selector: Selector, now: int) -> list[Colu
         conditions.append(_t.client_id.in_(selector.clients))
     if selector.token_ids:
         conditions.append(_t.id.in_([ids.to_bytes(token) for token in selector.token_ids]))
-    if selector.states:
-        conditions.append(sa.or_(*(_in_state(state, now) for state in selector.states)))
     if selector.ips:
         ranges = [each for ip in selector.ips for each in address_ranges(ip)]
         columns = (_t.issued_ip, _t.last_ip)
@@ -110,7 +117,7 @@ def _matching(connection: Connection, selector: Selector, now: int) -> list[Colu
             sa.or_(*(_like_glob(connection, agent, glob) for agent in agents for glob in globs))
         )
     if selector.devices:
-        devices = [hash_device(device) for device in selector.devices]
+        devices = [each for device in selector.devices for each in device_hashes(device)]
         conditions.append(sa.or_(_t.issued_device.in_(devices), _t.last_device.in_(devices)))
     if selector.issued_after is not None:
         conditions.append(_t.created_at >= selector.issued_after)
@@ -131,7 +138,7 @@ def _like_glob(connection: Connection, column: ColumnElement[str], glob: str) ->
 
 # --- reading ---------------------------------------------------------------------------------
 
-_JOINED = (
+JOINED = (
     refresh_tokens.join(users, users.c.id == _t.user_id)
     .join(clients, clients.c.id == _t.client_id)
     .join(realm, realm.c.id == sa.literal_column("1"))
@@ -143,7 +150,7 @@ _ROWS = sa.select(
     users.c.disabled_until,
     _not_before().label("not_before"),
     realm.c.recovered_at,
-).select_from(_JOINED)
+).select_from(JOINED)
 
 
 def fetch(connection: Connection, raw_ids: Iterable[bytes]) -> dict[bytes, RefreshToken]:
@@ -162,7 +169,7 @@ def page(
     connection: Connection, selector: Selector, *, now: int, after: str | None, limit: int = CHUNK
 ) -> list[RefreshToken]:
     """The next rows of the selection in order of id, that is, of issue; at most `limit`."""
-    statement = _ROWS.where(*_matching(connection, selector, now)).order_by(_t.id).limit(limit)
+    statement = _ROWS.where(*matching(connection, selector, now)).order_by(_t.id).limit(limit)
     if after is not None:
         statement = statement.where(_t.id > ids.to_bytes(after))
     return [_refresh_token(row) for row in connection.execute(statement)]
@@ -170,7 +177,7 @@ def page(
 
 def live_of_user(connection: Connection, user_id: str, *, now: int, limit: int) -> list[RefreshToken]:
     """The live logins of one user, the most recently used first; at most `limit`."""
-    live = _in_state(SelectState.LIVE, now)
+    live = in_state(SelectState.LIVE, now)
     statement = _ROWS.where(_t.user_id == ids.to_bytes(user_id), live).limit(limit)
     return [
         _refresh_token(row)
@@ -190,25 +197,25 @@ class Count(NamedTuple):
 
 def count(connection: Connection, selector: Selector, *, now: int) -> Count:
     """How large a selection is, and until when its access tokens live."""
-    alive = _alive(now)
+    is_alive = alive(now)
     statement = (
         sa.select(
             sa.func.count(),
-            sa.func.count(sa.case((alive, 1))),
-            sa.func.count(sa.distinct(sa.case((alive, _t.user_id)))),
+            sa.func.count(sa.case((is_alive, 1))),
+            sa.func.count(sa.distinct(sa.case((is_alive, _t.user_id)))),
             sa.func.max(_t.rotated_at),
             sa.func.max(_t.access_until),
         )
-        .select_from(_JOINED)
-        .where(*_matching(connection, selector, now))
+        .select_from(JOINED)
+        .where(*matching(connection, selector, now))
     )
     return Count(*connection.execute(statement).one())
 
 
 def users_of(connection: Connection, selector: Selector, *, now: int) -> Sequence[bytes]:
     """The ids of the users whose tokens in the selection are not dead."""
-    statement = sa.select(_t.user_id).select_from(_JOINED).where(*_matching(connection, selector, now))
-    return connection.scalars(statement.where(_alive(now)).distinct()).all()
+    statement = sa.select(_t.user_id).select_from(JOINED).where(*matching(connection, selector, now))
+    return connection.scalars(statement.where(alive(now)).distinct()).all()
 
 
 def written_between(connection: Connection, since: int, until: int) -> bool:
@@ -294,46 +301,6 @@ def recovered_at(connection: Connection) -> int | None:
 def declare_recovery(connection: Connection, *, now: int) -> None:
     """Strings newer than rows that were last rotated until now are followed from here on (µs)."""
     connection.execute(sa.update(realm).values(recovered_at=now))
-
-
-class Revoked(NamedTuple):
-    raw_id: bytes
-    user_id: bytes
-    client_id: str
-    access_until: int
-
-
-def revoke_chunk(
-    connection: Connection,
-    selector: Selector,
-    *,
-    now: int,
-    reason: str,
-    actor: str | None,
-    after: bytes,
-    keep: str | None = None,
-    limit: int = CHUNK,
-) -> list[Revoked]:
-    """Revoke the next rows of the selection that are not dead, in order of id, beginning behind `after`.
-
-    The one with the `rt_…` in `keep` is passed over.
-    """
-    chosen = (
-        sa.select(_t.id)
-        .select_from(_JOINED)
-        .where(*_matching(connection, selector, now), _t.id > after, _alive(now))
-        .order_by(_t.id)
-        .limit(limit)
-    )
-    if keep is not None:
-        chosen = chosen.where(_t.id != ids.to_bytes(keep))
-    statement = (
-        sa.update(refresh_tokens)
-        .where(_t.id.in_(chosen), _t.revoked_at.is_(None))
-        .values(revoked_at=now, revoked_reason=reason, revoked_by=actor)
-        .returning(_t.id, _t.user_id, _t.client_id, _t.access_until)
-    )
-    return sorted(Revoked(*row) for row in connection.execute(statement))
 
 
 # --- deleting --------------------------------------------------------------------------------

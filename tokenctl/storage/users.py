@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +87,12 @@ def require(connection: Connection, user: str, *, lock: bool = False) -> User:
     if found is None:
         raise UserNotFound(f"there is no user {user[:MAX_USER_NAME]}")
     return found
+
+
+def names(connection: Connection, raw_ids: Collection[bytes]) -> dict[bytes, str]:
+    """The names of the users with those ids, whichever exist; at most 1,000."""
+    statement = sa.select(users.c.id, users.c.name).where(users.c.id.in_(list(raw_ids)))
+    return {row.id: row.name for row in connection.execute(statement)}
 
 
 def _one(connection: Connection, condition: sa.ColumnElement[bool], lock: bool) -> User | None:

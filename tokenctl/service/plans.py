@@ -1,0 +1,242 @@
+"""Plans: what a dry run has shown, so that exactly that can be acted on.
+
+Owns how a plan is made, for how long it is good, and what drift is: a login that matches now, is not dead
+and is no member. A member that died or was rotated meanwhile is none.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from tokenctl.core import ids
+from tokenctl.core.refresh_token import RefreshToken
+from tokenctl.core.selector import Selector
+from tokenctl.errors import PlanNotFound
+from tokenctl.service import targets
+from tokenctl.service.revocation import Order, Preview, Revocation, parts, resolve
+from tokenctl.service.runtime import Runtime
+from tokenctl.service.targets import Kind, Look, Target, Targets
+from tokenctl.service.transactions import repeated
+from tokenctl.storage import events, plans, revoking, tokens, users
+from tokenctl.storage.events import Event
+from tokenctl.storage.plans import Plan
+from tokenctl.storage.revoking import Row
+
+#: For so long (µs) a plan is good.
+LIFETIME = 3_600_000_000
+#: Making one takes seconds; one that is still unfinished after this (µs) never will be.
+_UNFINISHED = 24 * LIFETIME
+
+
+@dataclass(frozen=True, slots=True)
+class UserShare:
+    """One user's part of a plan. `last_used_at` in µs."""
+
+    user_id: str
+    user_name: str
+    tokens: int
+    last_used_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A dry run's result: the counts, each user's part, largest first; and the plan, unless it is empty."""
+
+    seen: Preview
+    shares: list[UserShare]
+    plan: Plan | None
+
+
+# --- making one ------------------------------------------------------------------------------
+
+
+def plan_matching(runtime: Runtime, selector: Selector, *, actor: str) -> Planned:
+    """Look at what the selector matches, and keep what is not dead. Changes no login."""
+    resolved = resolve(runtime, selector)
+    found = Look()
+    for row in _alive(runtime, resolved):
+        found.add(row)
+    with runtime.storage.read() as connection:
+        for part in parts(resolved):
+            count = tokens.count(connection, part, now=runtime.clock())
+            found.already_dead += count.tokens - count.alive
+            found.access_until = max(found.access_until, count.access_until or 0)
+    return _planned(runtime, found, resolved, actor)
+
+
+def plan_targets(runtime: Runtime, named: Targets, *, actor: str) -> Planned:
+    """Look at what is named, and keep what is not dead. Changes no login."""
+    return _planned(runtime, targets.look(runtime, named.chunks()), None, actor)
+
+
+def _alive(runtime: Runtime, selector: Selector) -> Iterator[Row]:
+    """What the resolved selector matches and is not dead, in order of id; each page is one read."""
+    for part in parts(selector):
+        after = b""
+        while page := _next_alive(runtime, part, after):
+            yield from page
+            after = page[-1].raw_id
+
+
+@repeated
+def _next_alive(runtime: Runtime, part: Selector, after: bytes) -> list[Row]:
+    with runtime.storage.read() as connection:
+        return revoking.next_alive(connection, part, now=runtime.clock(), after=after)
+
+
+def _planned(runtime: Runtime, found: Look, selector: Selector | None, actor: str) -> Planned:
+    plan = _store(runtime, found, selector, actor) if found.alive else None
+    return Planned(found.preview(runtime), _shares(runtime, found), plan)
+
+
+def _store(runtime: Runtime, found: Look, selector: Selector | None, actor: str) -> Plan:
+    """The plan in the database. In small transactions: one with a million members must hold up nobody."""
+    plan = _begin(runtime, found, selector, actor)
+    members = iter(sorted(found.alive))
+    number = 0
+    while page := list(islice(members, tokens.CHUNK)):
+        _add_members(runtime, plan.id, number, page)
+        number += 1
+    return _complete(runtime, plan)
+
+
+@repeated
+def _begin(runtime: Runtime, found: Look, selector: Selector | None, actor: str) -> Plan:
+    with runtime.storage.write() as connection:
+        now = runtime.clock()
+        plans.delete_expired(connection, now=now, unfinished_before=now - _UNFINISHED)
+        digits = 4  # for a person to type; longer where so many are taken
+        while True:
+            plan = Plan(
+                id=secrets.token_hex(digits // 2),
+                created_at=now,
+                expires_at=0,
+                actor=actor,
+                selector=selector,
+                tokens=len(found.alive),
+                users=len(found.users),
+            )
+            if plans.insert(connection, plan):
+                return plan
+            digits += 2
+
+
+@repeated
+def _add_members(runtime: Runtime, plan_id: str, number: int, page: list[bytes]) -> None:
+    with runtime.storage.write() as connection:
+        plans.add_members(connection, plan_id, number, page)
+
+
+@repeated
+def _complete(runtime: Runtime, plan: Plan) -> Plan:
+    with runtime.storage.write() as connection:
+        now = runtime.clock()
+        plans.complete(connection, plan.id, expires_at=now + LIFETIME)
+        facts = {"plan": plan.id, "tokens": plan.tokens, "users": plan.users, "selector": _said(plan)}
+        events.add(connection, [Event(at=now, type="plan.create", actor=plan.actor, data=facts)])
+        complete = plans.get(connection, plan.id)
+    assert complete is not None
+    return complete
+
+
+def _said(plan: Plan) -> dict[str, object] | None:
+    """What was selected by, for the audit log; how many ids, not which: they are the plan's members."""
+    if plan.selector is None:
+        return None
+    said = plans.as_data(plan.selector)
+    return {key: len(value) if key == "token_ids" else value for key, value in said.items() if value}
+
+
+def _shares(runtime: Runtime, found: Look) -> list[UserShare]:
+    names: dict[bytes, str] = {}
+    wanted = iter(found.users)
+    while page := list(islice(wanted, tokens.CHUNK)):
+        with runtime.storage.read() as connection:
+            names.update(users.names(connection, page))
+    shares = [
+        UserShare(ids.user_id(raw_id), names.get(raw_id, ""), number, last)
+        for raw_id, (number, last) in found.users.items()
+    ]
+    return sorted(shares, key=lambda share: (-share.tokens, share.user_name))
+
+
+# --- acting on one ---------------------------------------------------------------------------
+
+
+@repeated
+def get(runtime: Runtime, plan_id: str) -> Plan:
+    """The plan, while it is good. Raises PlanNotFound."""
+    with runtime.storage.read() as connection:
+        plan = plans.get(connection, plan_id)
+    if plan is None or plan.expires_at <= runtime.clock():
+        raise PlanNotFound(f"there is no plan {plan_id[:20]!r}, or its hour is over")
+    return plan
+
+
+def members(runtime: Runtime, plan: Plan) -> Iterator[bytes]:
+    """The ids of what the plan would revoke, in order."""
+    for page in _pages(runtime, plan):
+        yield from page
+
+
+def _pages(runtime: Runtime, plan: Plan) -> Iterator[list[bytes]]:
+    number = 0
+    while page := _page(runtime, plan.id, number):
+        yield page
+        number += 1
+
+
+@repeated
+def _page(runtime: Runtime, plan_id: str, number: int) -> list[bytes]:
+    with runtime.storage.read() as connection:
+        return plans.members(connection, plan_id, number)
+
+
+def rows(runtime: Runtime, plan: Plan) -> Iterator[RefreshToken]:
+    """The members as they are now, oldest login first; those that were purged are missing."""
+    for page in _pages(runtime, plan):
+        with runtime.storage.read() as connection:
+            found = tokens.fetch(connection, page)
+        yield from (found[raw_id] for raw_id in page if raw_id in found)
+
+
+def drift(runtime: Runtime, plan: Plan) -> Iterator[str]:
+    """The ids of the logins that match now, are not dead and are no members; in order."""
+    if plan.selector is None:
+        return
+    member = members(runtime, plan)
+    next_member = next(member, None)
+    for row in _alive(runtime, plan.selector):
+        while next_member is not None and next_member < row.raw_id:
+            next_member = next(member, None)
+        if row.raw_id != next_member:
+            yield ids.token_id(row.raw_id)
+
+
+def chunks(runtime: Runtime, plan: Plan) -> Iterator[list[Target]]:
+    """The members for `targets.revoke`."""
+    for page in _pages(runtime, plan):
+        yield [Target(0, Kind.ID, raw_id, b"") for raw_id in page]
+
+
+def revoke(runtime: Runtime, plan: Plan, order: Order) -> Revocation:
+    """Revoke the members that are not dead."""
+    return targets.revoke(runtime, chunks(runtime, plan), order)
+
+
+def look(runtime: Runtime, plan: Plan) -> Look:
+    """What of the members is not dead now."""
+    found = Look()
+    for page in _pages(runtime, plan):
+        for row in _rows(runtime, page):
+            found.add(row)
+    return found
+
+
+@repeated
+def _rows(runtime: Runtime, page: Iterable[bytes]) -> list[Row]:
+    with runtime.storage.read() as connection:
+        return list(revoking.look(connection, list(page), now=runtime.clock()))
