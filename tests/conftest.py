@@ -201,7 +201,7 @@ class _Reusable:
 def _rewrite(template: psycopg.Connection) -> list[bytes]:
     """The statements that make the rows of the template out of any others."""
     tables = ["refresh_tokens", "users", "clients", "realm", "signing_keys", "events", "meta"]
-    tables.append("alembic_version")
+    tables += ["segments", "plan_members", "plans", "alembic_version"]
     statements: list[Composable] = [SQL("DELETE FROM {}").format(Identifier(table)) for table in tables]
     for table in reversed(tables):
         for row in template.execute(SQL("SELECT * FROM {}").format(Identifier(table))).fetchall():

@@ -27,7 +27,9 @@ def path() -> Iterator[str]:
         yield f"{programs.bin}{os.pathsep}{os.environ['PATH']}"
 
 
-@pytest.mark.parametrize("name", ["startup", "rotate", "purge", "http", "http_postgres", "login", "scan"])
+@pytest.mark.parametrize(
+    "name", ["startup", "rotate", "purge", "http", "http_postgres", "login", "scan", "seal"]
+)
 def test_a_benchmark_runs_and_prints_its_table(name: str, path: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", f"bench.{name}", "--quick"],

@@ -35,6 +35,7 @@ def _about(match: re.Match[str]) -> str:
 _VARIES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"tkr1_[\w-]{84}"), "tkr1_…"),
     (re.compile(r"tks1_[\w-]{43}"), "tks1_…"),
+    (re.compile(r"\b(plan|--plan)( +)[0-9a-f]{4}\b"), r"\1\g<2>7f3a"),
     (re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+"), "eyJ…"),
     (re.compile(r'"(request_id)":"[0-9a-f]{16}"'), r'"\1":"…"'),
     (re.compile(r'"(created_at|last_used_at|expires_at|iat|exp|now|offset)":\d+'), r'"\1":…'),

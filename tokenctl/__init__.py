@@ -24,12 +24,15 @@ if TYPE_CHECKING:
     from tokenctl.service.access import Introspection as Introspection
     from tokenctl.service.database import Initialised as Initialised
     from tokenctl.service.database import initialise as initialise
+    from tokenctl.service.evidence import Evidence as Evidence
     from tokenctl.service.issuing import Reissue as Reissue
     from tokenctl.service.pair import TokenPair as TokenPair
     from tokenctl.service.purge import Purge as Purge
     from tokenctl.service.revocation import Preview as Preview
     from tokenctl.service.revocation import Revocation as Revocation
     from tokenctl.service.rotation import RotateRequest as RotateRequest
+    from tokenctl.service.statistics import Related as Related
+    from tokenctl.service.statistics import Statistics as Statistics
     from tokenctl.service.tokens import Inspection as Inspection
     from tokenctl.service.tokens import TokenService as TokenService
     from tokenctl.service.users import NewClient as NewClient
@@ -48,11 +51,13 @@ _NAMES = {
     "tokenctl.core.selector": "SelectState Selector",
     "tokenctl.service.access": "Access Introspection",
     "tokenctl.service.database": "Initialised initialise",
+    "tokenctl.service.evidence": "Evidence",
     "tokenctl.service.pair": "TokenPair",
     "tokenctl.service.purge": "Purge",
     "tokenctl.service.revocation": "Preview Revocation",
     "tokenctl.service.rotation": "RotateRequest",
     "tokenctl.service.issuing": "Reissue",
+    "tokenctl.service.statistics": "Related Statistics",
     "tokenctl.service.tokens": "Inspection TokenService",
     "tokenctl.service.users": "NewClient UserChange",
     "tokenctl.settings": "Secret Settings",

@@ -34,9 +34,19 @@ FORMATS = ("table", "json", "jsonl", "csv", "id")
 LIVE = "rt_019cda793b007ec8a12e959598c44c6b"  # olga, web
 STOLEN = "rt_019cbbf93f407290a2a21f01d707b00d"  # ada, web; revoked for reuse
 MOBILE = "rt_019c82ed1f007907aab003bbc354d76a"  # ivan, mobile; live
+DEVICE = "f60ea2173b57edfab6fc305af1a998f3e2714dfb50f7569bd8e391809cb6c22b"  # what STOLEN was last used by
 UNKNOWN = "rt_01a2070c17097d77944c7d0f55441a4a"
 # Lines of a log: a live string twice, an id, and noise that only looks like a string.
 LEAK = f"\n12:00 t={{LIVE}}; again {{LIVE}}\n{UNKNOWN} is no string\ntkr1_{'A' * 84}"
+# An export that was cut, and whose one event was put there.
+EXPORTED = (
+    '{"tokenctl_audit": 1, "exported_at": "2026-03-14T03:10:00.000000Z", "since": null, "until": null}\n'
+    f'{{"segment": 1, "sealed_at": "2026-03-14T03:10:00.000000Z", "events": 1, "previous": "{"0" * 64}",'
+    f' "mac": "{"0" * 64}"}}\n'
+    '{"event": 1, "at": "2026-03-14T03:00:00.000000Z", "type": "token.revoke", "actor": null,'
+    ' "user_id": null, "token_id": null, "client": null, "ip": null, "reason": null, "data": {},'
+    f' "mac": "{"0" * 32}"}}'
+)
 KID = "yq2mkqArIIaMq0MmFFNpUwiUJ_vESmZtLNwLT3ad1mU"
 PASSWORD = "mauve kettle under nine ladders"
 
@@ -71,6 +81,12 @@ CASES = [
     Case(
         "list-device", "list --device ada-24 --device olga-21 --ip 198.51.100.0/24", formats=("table", "json")
     ),
+    Case(
+        "list-device-hash",
+        f"list --device sha256:{DEVICE} --device {DEVICE.upper()} --device sha256:{'0' * 64}",
+        formats=("table", "id"),
+    ),
+    Case("list-no-device-hash", "list --device sha256:f60e", formats=("table", "json")),
     Case("list-no-network", "list --ip 192.0.2.38/24", formats=("table", "json")),
     Case("list-times-exchanged", "list --issued-after 2h --issued-before 6h", formats=("table", "json")),
     Case("inspect", f"inspect {STOLEN}"),
@@ -83,6 +99,11 @@ CASES = [
     Case("revoke-stdin", "revoke - --yes", input=f"{{LIVE}}\n{MOBILE}\n{STOLEN}\n{UNKNOWN}\njunk\n"),
     Case("revoke-unknown", f"revoke {UNKNOWN}", formats=("table", "json")),
     Case("revoke-dry-run", "revoke --user olga --dry-run"),
+    Case("revoke-plan-unknown", "revoke --plan 0000 --yes", formats=("table", "json")),
+    Case("revoke-from-file", "revoke --from-file - --yes", input=f"{STOLEN}\n{UNKNOWN}\njunk\n\n{MOBILE}\n"),
+    Case("revoke-from-file-and-user", "revoke --from-file - --user ivan --yes", input=f"{LIVE}\n{MOBILE}\n"),
+    Case("list-from-file", "list --from-file -", input=f"{STOLEN}\n{{LIVE}}\n", formats=("table", "id")),
+    Case("list-from-file-unknown", "list --from-file -", input=f"{UNKNOWN}\n", formats=("table", "json")),
     Case("revoke-ip", "revoke --ip 192.0.2.38 --ip 198.51.100.21 --issued-before 2d --yes"),
     Case("revoke-naive", "revoke --issued-after 2026-03-10 --yes", formats=("table", "json")),
     Case("revoke-id-and-ip", f"revoke {LIVE} --ip 192.0.2.38", formats=("table", "json")),
@@ -90,6 +111,18 @@ CASES = [
     Case("scan-offline", "scan - --offline", input=f"{LEAK}\n"),
     Case("scan-nothing", "scan - none.log", formats=("table", "json")),
     Case("scan-no-database", "scan - --database none.db", input=LEAK, formats=("table", "json")),
+    Case("evidence", "evidence --reason 'laptop stolen' -o stolen.tgz", formats=("table",)),
+    Case("evidence-json", "evidence --reason 'laptop stolen' -o stolen.tgz --json", formats=("table",)),
+    Case("evidence-slice", "--json evidence --reason reuse -o reuse.tgz --slice-only", formats=("table",)),
+    Case("evidence-nothing", "evidence --reason INC-8 -o INC-8.tgz", formats=("table",)),
+    Case("evidence-exists", "evidence --reason reuse -o sample.db", formats=("table",)),
+    Case("evidence-format", "evidence --reason reuse -o json", formats=("table",)),
+    Case("stats", "stats"),
+    Case("stats-selected", "stats --user ada --user bob --hours 3 --top 1", formats=FORMATS[:-1]),
+    Case("stats-fields", "stats --fields hour,reuse --hours 2", formats=("table", "csv")),
+    Case("stats-nothing", "stats --client unused --hours 1", formats=("table", "json")),
+    Case("stats-no-user", "stats --user nobody", formats=("table", "json")),
+    Case("stats-too-many-hours", "stats --hours 169", formats=("table", "json")),
     Case("purge", "purge"),
     Case("cutoff-set", "cutoff set --user olga --reason INC-7 --confirm 1"),
     Case("cutoff-set-all", "cutoff set --all --at 2h --reason INC-7 --confirm 11", formats=("table", "json")),
@@ -119,6 +152,15 @@ CASES = [
     Case("keys-rotate-at-once", "keys rotate --at-once --yes --algorithm RS256", formats=("table", "json")),
     Case("keys-rotate-unconfirmed", "keys rotate --at-once", formats=("table", "json")),
     Case("audit-tail", "audit tail -n 14"),
+    Case("audit-search", "audit search --type 'token.re*' --ip 192.0.2.0/26 --since 1d"),
+    Case("audit-search-refused", "audit search --since 2h --until 6h", formats=("table", "json")),
+    Case("audit-verify", "audit verify", formats=FORMATS[:-1]),
+    Case("audit-verify-head", f"audit verify --head 3-{'a' * 64}", formats=FORMATS[:-1]),
+    Case("audit-verify-export", "audit verify --export -", input=f"{EXPORTED}\n", formats=FORMATS[:-1]),
+    Case("audit-verify-no-export", "audit verify --export -", input="junk", formats=("table", "json")),
+    Case("audit-export", "audit export --since 2026-03-14T02:00Z", formats=("table", "jsonl", "json")),
+    Case("audit-export-to", "audit export --to audit.jsonl", formats=FORMATS[:-1]),
+    Case("audit-head", "audit head", formats=FORMATS[:-1]),
     Case("db-upgrade", "db upgrade"),
     Case("db-restored", "db restored --yes"),
     Case("db-check", "db check"),
@@ -204,11 +246,17 @@ def _masked(text: str, ids: set[str], *, durations: bool) -> str:
     """Without what differs from run to run; as wide as before, so that a table keeps its form."""
     text = re.sub(r"\beyJ[\w-]+\.[\w-]+\.[\w-]+", "(access token)", text)
     text = re.sub(r"\btkr1_[\w-]{84}", "tkr1_" + "x" * 84, text)
+    text = re.sub(r"\b(plan|PLAN|--plan)([ \":]+)[0-9a-f]{4}\b", r"\1\g<2>7f3a", text)
     text = re.sub(r"\btks1_[\w-]{43}", "tks1_" + "x" * 43, text)
     text = re.sub(r"\b(rt|usr)_[0-9a-f]{32}\b", lambda m: m[0] if m[0] in ids else f"{m[1]}_{'x' * 32}", text)
     # In CSV one that begins with - is quoted against spreadsheets; that is chance as well.
     text = re.sub(r"(?<![\w-])'(?=-[\w-]{42}(?![\w-]))", "", text)
     text = re.sub(r"(?<![\w-])[\w-]{43}(?![\w-])", lambda m: m[0] if m[0] == KID else "x" * 43, text)
+    # The instant of a seal is under its MAC.
+    text = re.sub(r'(?<="mac": ")[0-9a-f]{64}(?=")', "x" * 64, text)
+    text = re.sub(r"\b1-[0-9a-f]{64}\b", "1-" + "x" * 64, text)
+    # So is the instant of a bundle in its sum.
+    text = re.sub(r'(?<=sha256)(": "| )[0-9a-f]{64}', r"\1" + "x" * 64, text)
     # The sample's clock stands only until a command starts. Its own instants are whole seconds.
     text = re.sub(r":\d\d\.(?!000000)\d{6}Z", ":SS.ffffffZ", text)
     text = re.sub(r"(\d\d:\d\d):\d\d([+-]\d\d:\d\d)", r"\1:SS\2", text)

@@ -9,9 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenctl.core.context import pack_ip, unpack_ip
-from tokenctl.core.selector import MAX_ALTERNATIVES, Selector, SelectState, address_ranges, clean_glob
+from tokenctl.core.context import hash_device, pack_ip, unpack_ip
+from tokenctl.core.selector import (
+    MAX_ALTERNATIVES,
+    Selector,
+    SelectState,
+    address_ranges,
+    clean_glob,
+    device_hashes,
+)
 from tokenctl.errors import EmptySelector, InvalidInput
+
+DIGITS = hash_device("laptop").hex()
 
 ALONE: dict[str, Any] = {
     "users": ("ada",),
@@ -133,6 +142,21 @@ def test_a_run_of_stars_is_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("laptop", [hash_device("laptop")], id="what it sends"),
+        pytest.param(f"sha256:{DIGITS}", [bytes.fromhex(DIGITS)], id="its hash"),
+        pytest.param(f"sha256:{DIGITS.upper()}", [bytes.fromhex(DIGITS)], id="in capitals"),
+        pytest.param(DIGITS, [hash_device(DIGITS), bytes.fromhex(DIGITS)], id="either"),
+        pytest.param(DIGITS[1:], [hash_device(DIGITS[1:])], id="one digit less"),
+        pytest.param(f"SHA256:{DIGITS}", [hash_device(f"SHA256:{DIGITS}")], id="another prefix"),
+    ],
+)
+def test_a_device_by_what_it_sends_or_by_its_hash(text: str, expected: list[bytes]) -> None:
+    assert device_hashes(text) == expected
+
+
+@pytest.mark.parametrize(
     ("fields", "what"),
     [
         pytest.param({"user_agents": ("",)}, "empty pattern", id="empty pattern"),
@@ -141,6 +165,10 @@ def test_a_run_of_stars_is_one() -> None:
         pytest.param({"user_agents": ("é" * 129,)}, "258 bytes", id="longer than any user agent"),
         pytest.param({"devices": ("",)}, "a device is", id="empty device"),
         pytest.param({"devices": ("é",)}, "a device is", id="device beyond ASCII"),
+        pytest.param({"devices": ("sha256:",)}, "64 hex digits", id="empty hash"),
+        pytest.param({"devices": (f"sha256:{'0' * 63}",)}, "64 hex digits", id="short hash"),
+        pytest.param({"devices": (f"sha256:{'0' * 63} ",)}, "64 hex digits", id="hash with a space"),
+        pytest.param({"devices": (f"sha256:{chr(0x660) * 64}",)}, "64 hex digits", id="hash in other digits"),
         pytest.param({"issued_after": 5, "issued_before": 5}, "no login can match", id="no time between"),
         pytest.param({"issued_after": -1}, "out of range", id="before 1970"),
         pytest.param({"issued_before": 2**63}, "out of range", id="beyond 64 bits"),

@@ -255,7 +255,7 @@ class TestBatches:
         with statements(service) as sent:
             report = service.purge(batch=batch)
         assert (report.purged, report.batches, report.complete) == (10, batches, True)
-        assert write_transactions(sent) == batches + 1  # and the record of the run
+        assert write_transactions(sent) == batches + 2  # and the record of the run, and its seal
 
     def test_skip_the_living_between_the_dead(
         self, service: TokenService, settings: Settings, ada: User

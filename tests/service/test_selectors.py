@@ -103,6 +103,17 @@ def globs(draw: st.DrawFn) -> str:
     return "".join(draw(kept) or each for each in agent) + draw(st.sampled_from(["", "", "*"]))
 
 
+def ways_to_name(device: str) -> st.SearchStrategy[str]:
+    """By what the device sends, by its hash, and by its hash as records show it."""
+    digits = hash_device(device).hex()
+    return st.sampled_from([device, f"sha256:{digits}", f"sha256:{digits.upper()}", digits])
+
+
+def hash_of(device: str) -> bytes:
+    digits = device.removeprefix("sha256:")
+    return bytes.fromhex(digits) if len(digits) == 64 else hash_device(device)
+
+
 @st.composite
 def selectors(draw: st.DrawFn, numbers: int) -> Selector:
     """Of one to four fields."""
@@ -117,7 +128,7 @@ def selectors(draw: st.DrawFn, numbers: int) -> Selector:
         "token_ids": some(st.integers(0, numbers).map(lambda number: f"rt_{number:032x}")),
         "ips": some(networks()),
         "user_agents": some(globs()),
-        "devices": some(st.sampled_from([*DEVICES, "none"])),
+        "devices": some(st.sampled_from([*DEVICES, "none"]).flatmap(ways_to_name)),
         "issued_after": st.sampled_from(MOMENTS),
         "issued_before": st.sampled_from(MOMENTS),
         "idle": st.sampled_from([START - moment for moment in MOMENTS if moment < START]),
@@ -145,7 +156,7 @@ def hits(selector: Selector, row: dict[str, Any]) -> bool:
         ),
         (
             selector.devices,
-            lambda device: hash_device(device) in (row["issued_device"], row["last_device"]),
+            lambda device: hash_of(device) in (row["issued_device"], row["last_device"]),
         ),
     ]
     return (
@@ -296,6 +307,19 @@ class TestEach:
         assert [row.id for row in service.list(most)] == [token_id]
         assert service.revoke_matching(most, reason="test").revoked == 1
 
+    def test_a_device_that_sends_what_looks_like_a_hash(
+        self, service: TokenService, settings: Settings
+    ) -> None:
+        """The digits alone are either: what one device sends, and the hash of what another does."""
+        digits = hash_device("laptop").hex()
+        ada = service.users.get("ada").id
+        devices = [hash_device(digits), hash_device("laptop")]
+        both = add_logins(
+            settings, [login_row(number, ada, last_device=each) for number, each in enumerate(devices, 1)]
+        )
+        for name, found in ((digits, both), (f"sha256:{digits}", both[1:])):
+            assert [row.id for row in service.list(Selector(devices=(name,)))] == found
+
     @pytest.mark.parametrize(
         ("selector", "error"),
         [
@@ -303,6 +327,7 @@ class TestEach:
             pytest.param(Selector(ips=("192.0.2.1/24",)), InvalidInput, id="host bits"),
             pytest.param(Selector(user_agents=("a\0",)), InvalidInput, id="NUL"),
             pytest.param(Selector(devices=("",)), InvalidInput, id="empty device"),
+            pytest.param(Selector(devices=("sha256:00",)), InvalidInput, id="no hash"),
             pytest.param(Selector(users=("ada",), idle=0), InvalidInput, id="idle for no time"),
             pytest.param(Selector(issued_before=2**63), InvalidInput, id="beyond 64 bits"),
         ],

@@ -89,7 +89,7 @@ def read_secret(
 ) -> str:
     """A password: the first line of stdin or of a file, else a hidden prompt (twice with `repeat`)."""
     if from_file is not None:
-        with _open(from_file) as stream:
+        with open_file(from_file) as stream:
             return _secret_line(stream)
     if from_stdin:
         return _secret_line(sys.stdin.buffer)
@@ -99,7 +99,7 @@ def read_secret(
         )
     secret = _hidden(f"{prompt}: ")
     if repeat and secret != _hidden(f"{prompt} again: "):
-        raise InvalidInput("the two are not the same")
+        raise InvalidInput("the two are not the same", hint="type it again, twice the same")
     return _checked(secret.encode("utf-8", "surrogateescape"))
 
 
@@ -124,11 +124,12 @@ def read_lines(stream: BinaryIO, limit: int = 4096) -> Iterator[bytes | None]:
         yield None
 
 
-def _open(path: Path) -> BinaryIO:
+def open_file(path: Path | str) -> BinaryIO:
+    """A file to read. Raises InvalidInput for one that cannot be."""
     try:
-        return path.open("rb")
+        return Path(path).open("rb")
     except OSError as error:
-        raise InvalidInput(f"{path}: {error.strerror}") from None
+        raise InvalidInput(f"{path}: {error.strerror}", hint="name a file that can be read") from None
 
 
 def _secret_line(stream: BinaryIO) -> str:
@@ -143,13 +144,16 @@ def _checked(data: bytes) -> str:
             "nothing was given where a secret was expected", hint="hand it over on stdin, one line"
         )
     if len(data) > _SECRET_BYTES:
-        raise InvalidInput(f"this is too long for a secret: more than {_SECRET_BYTES:,} bytes")
+        raise InvalidInput(
+            f"this is too long for a secret: more than {_SECRET_BYTES:,} bytes",
+            hint="the secret alone, on one line",
+        )
     try:
         secret = data.decode()
     except UnicodeDecodeError:
-        raise InvalidInput("this is no text in UTF-8") from None
+        raise InvalidInput("this is no text in UTF-8", hint="save it as UTF-8 text") from None
     if "\0" in secret:
-        raise InvalidInput("there is a NUL byte in this: it is no text")
+        raise InvalidInput("there is a NUL byte in this: it is no text", hint="save it as UTF-8 text")
     return secret
 
 

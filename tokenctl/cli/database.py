@@ -1,4 +1,4 @@
-"""The commands on the database as a whole: init, doctor, db, keys, audit."""
+"""The commands on the database as a whole: init, doctor, db, keys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokenctl.cli import options, records, times
+from tokenctl.cli import options, times
 from tokenctl.cli.confirm import confirm
 from tokenctl.cli.options import Run, app, command, group
 from tokenctl.cli.output import Advance, Column, amount, instant
@@ -23,7 +23,6 @@ db = group(
     example="tokenctl db check",
 )
 keys = group(app, "keys", "The keys that sign access tokens: list, rotate.", example="tokenctl keys list")
-audit = group(app, "audit", "The audit log.", example="tokenctl audit tail")
 
 _INITIALISED = [Column(name) for name in ("database", "kid", "schema", "key_file", "created")]
 
@@ -420,19 +419,3 @@ def rotate_keys(
         "older_retired_at": max((at for at in older if at is not None), default=None),
     }
     run.out.one(record, _ROTATED)
-
-
-@command(audit, "tail", example="tokenctl audit tail -n 50\ntokenctl audit tail -o jsonl | jq .type")
-def tail(
-    run: Run,
-    number: Annotated[
-        int, typer.Option("--number", "-n", metavar="N", min=1, max=100_000, help="How many.")
-    ] = 20,
-    type_: Annotated[
-        list[str] | None,
-        typer.Option("--type", metavar="TYPE", help="Of this type, as token.reuse; may be repeated."),
-    ] = None,
-) -> None:
-    """Show the newest events, the newest last; a purge's single batches only when asked for."""
-    rows = (records.event(event) for event in run.service.audit.tail(number, types=type_ or ()))
-    run.out.rows(rows, records.EVENT_COLUMNS, limit=0)

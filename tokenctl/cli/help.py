@@ -20,8 +20,8 @@ EXIT_CODES = {
     5: "declined, or a confirmation is missing",
     6: "the live matches are no longer those of the plan, or more than --max",
     7: "there is a finding",
-    10: "there is no database, it does not answer, or it is not of this release",
-    11: "locked by another run",
+    10: "there is no database, it cannot be reached, or it is not of this release",
+    11: "locked: another run or another program has what this needs",
     130: "interrupted by SIGINT (Ctrl-C)",
     143: "interrupted by SIGTERM",
 }

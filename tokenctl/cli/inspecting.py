@@ -9,9 +9,11 @@ import typer
 
 from tokenctl.cli import records, targets, times
 from tokenctl.cli.options import Run, app, command
-from tokenctl.cli.output import Column
+from tokenctl.cli.output import Column, amount, instant
 
 if TYPE_CHECKING:
+    from tokenctl.core.refresh_token import RefreshToken
+    from tokenctl.service.statistics import Related, RelatedLogin
     from tokenctl.service.tokens import Inspection
     from tokenctl.storage.events import Event
 
@@ -32,9 +34,16 @@ def inspect(
 ) -> int:
     """Show what is known of a login: its state and why, where it was used, what happened to it.
 
+    And the other logins, of whichever user, that share an address or a device with it: live ones first, the
+    20 most recently used, and how many there are. For them every login is read, so --check leaves them out.
+
     Of a string it tells the verdict, too, if it were presented now. Nothing is changed, and no secret shown.
     """
     found = run.service.inspect(targets.one(target), client_id=client)
+    related = None
+    if not check and _prints_related(run):
+        with run.out.progress("looking for logins with the same address or device"):
+            related = run.service.related(found.token.id)
     record = records.token(found.token, found.now) | {
         "usable": _usable(found),
         "why": _why(found, times.show_local if run.out.format == "table" else times.show_utc),
@@ -42,6 +51,8 @@ def inspect(
         "verdict": found.judgement and str(found.judgement.verdict),
         "verdict_reason": found.judgement and found.judgement.reason and str(found.judgement.reason),
         "events": [records.event_as_data(event) for event in found.events],
+        "related": related
+        and {"total": related.total, "logins": [_related_as_data(each) for each in related.logins]},
     }
     columns = [
         *(column._replace(table=True) for column in records.token_columns(found.now)),
@@ -54,11 +65,22 @@ def inspect(
                 "verdict",
                 "verdict_reason",
                 "events",
+                "related",
             )
         ),
     ]
     run.out.one(record, columns, card=_card(found))
+    if run.out.format == "table" and not run.out.fields:
+        _timeline(run, found)
+        if related is not None:
+            _others(run, found, related)
     return 4 if check and not _usable(found) else 0
+
+
+def _prints_related(run: Run) -> bool:
+    if run.out.fields:
+        return "related" in run.out.fields
+    return run.out.format != "id"
 
 
 def _usable(found: Inspection) -> bool:
@@ -126,17 +148,6 @@ def _card(found: Inspection) -> Iterator[tuple[str, str]]:
         reason = f" ({found.judgement.reason})" if found.judgement.reason else ""
         yield "presented", f"generation {found.presented.generation}"
         yield "verdict now", f"{found.judgement.verdict}{reason}"
-    for event in found.events:
-        yield _at(event.at), _happened(event)
-
-
-def _happened(event: Event) -> str:
-    """An event on a line: what, why, who, from where, and the rest of what is known."""
-    said = [event.type]
-    said += [f"({event.reason})"] if event.reason else []
-    said += [f"by {event.actor}"] if event.actor else []
-    said += [f"from {event.ip_text}"] if event.ip_text else []
-    return " ".join([*said, records.facts(event.data)]).rstrip()
 
 
 def _where(context: Any) -> str:
@@ -144,3 +155,76 @@ def _where(context: Any) -> str:
     if context.device:
         known.append(f"device {context.device.hex()[:12]}…")
     return f"from {', '.join(known)}" if known else "(from where is not known)"
+
+
+# --- below the card --------------------------------------------------------------------------
+
+_TIMELINE = [
+    instant("at", "when"),
+    Column("what"),
+    Column("who", shrink=True),
+    Column("ip", "from"),
+    Column("more", shrink=True),
+]
+_RELATED = [
+    Column("id"),
+    Column("user", shrink=True),
+    Column("state"),
+    Column("shared", "same"),
+    instant("last_used_at", "last used"),
+]
+
+
+def _timeline(run: Run, found: Inspection) -> None:
+    """What happened, the oldest first."""
+    if found.events:
+        run.out.raw("")
+        run.out.rows(map(_happened, found.events), _TIMELINE, limit=0)
+
+
+def _happened(event: Event) -> dict[str, Any]:
+    reason = f" ({event.reason})" if event.reason else ""
+    return {
+        "at": event.at,
+        "what": f"{event.type}{reason}",
+        "who": event.actor,
+        "ip": event.ip_text,
+        "more": records.facts(event.data),
+    }
+
+
+def _others(run: Run, found: Inspection, related: Related) -> None:
+    """The logins that share an address or a device, and which commands list them all."""
+    if not related.total:
+        return
+    run.out.raw("")
+    run.out.rows(map(_related, related.logins), _RELATED, limit=0)
+    shown = f"{len(related.logins)} of " if related.total > len(related.logins) else ""
+    run.out.note(f"{shown}{amount(related.total, 'other login')} with an address or a device of this one")
+    flags = _selectors(found.token)
+    for name, which in (("ip", "from its address"), ("device", "by its device")):
+        if any(name in each.shared for each in related.logins):
+            run.out.note(f"every login {which}: tokenctl list {' '.join(flags[name])}")
+
+
+def _related(other: RelatedLogin) -> dict[str, Any]:
+    return {
+        "id": other.token.id,
+        "user": other.token.user_name,
+        "user_id": other.token.user_id,
+        "state": str(other.state),
+        "shared": list(other.shared),
+        "last_used_at": other.token.rotated_at,
+    }
+
+
+def _related_as_data(other: RelatedLogin) -> dict[str, Any]:
+    return _related(other) | {"last_used_at": times.show_utc(other.token.rotated_at)}
+
+
+def _selectors(row: RefreshToken) -> dict[str, list[str]]:
+    """What selects by its addresses, and by its devices; each of them once."""
+    contexts = (row.issued, row.last)
+    ips = dict.fromkeys(f"--ip {each.ip_text}" for each in contexts if each.ip_text)
+    devices = dict.fromkeys(f"--device sha256:{each.device.hex()}" for each in contexts if each.device)
+    return {"ip": list(ips), "device": list(devices)}

@@ -24,16 +24,19 @@ from tokenctl import errors
 
 # Importing a module of commands registers them. Add yours here, and its commands to ORDER.
 from tokenctl.cli import (
+    auditing,
     completion,
     config,
     cutting,
     database,
+    evidence,
     help,
     inspecting,
     purging,
     revoking,
     scanning,
     serve,
+    stats,
     tokens,
     users,
 )
@@ -45,7 +48,8 @@ PROGRAM = "tokenctl"
 # The commands as --help lists them: what is needed first, and most, comes first.
 ORDER = (
     "init", "doctor", "create-user", "issue", "list", "inspect", "rotate", "revoke", "cutoff", "scan",
-    "purge", "serve", "user", "client", "keys", "audit", "db", "config", "completion", "help",
+    "evidence", "stats", "purge", "serve", "user", "client", "keys", "audit", "db", "config", "completion",
+    "help",
 )  # fmt: skip
 COMPLETE_VAR = "_TOKENCTL_COMPLETE"
 

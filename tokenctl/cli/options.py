@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cached_property
@@ -104,7 +104,11 @@ UserAgents = Annotated[
 ]
 Devices = Annotated[
     list[str] | None,
-    typer.Option("--device", metavar="TEXT", help="Issued to or last used by this device; may be repeated."),
+    typer.Option(
+        "--device",
+        metavar="TEXT|HASH",
+        help="Issued to or last used by this device: what it sends, or sha256:… of it; may be repeated.",
+    ),
 ]
 IssuedAfter = Annotated[
     str | None,
@@ -118,6 +122,12 @@ IssuedBefore = Annotated[
 Idle = Annotated[
     str | None, typer.Option("--idle", metavar="DURATION", help="Not used for so long: 30d, or longer.")
 ]
+FromFile = Annotated[
+    str | None,
+    typer.Option(
+        "--from-file", metavar="FILE|-", help="Named there: ids and strings, a line each; - is stdin."
+    ),
+]
 Everything = Annotated[bool, typer.Option("--all", help="Everything there is.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask (up to 20 live tokens).")]
 Confirm = Annotated[
@@ -127,6 +137,9 @@ Confirm = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 Max = Annotated[
     int | None, typer.Option("--max", metavar="N", min=0, help="Refuse when more than this are affected.")
+]
+PlanId = Annotated[
+    str | None, typer.Option("--plan", metavar="ID", help="Exactly what that dry run has shown.")
 ]
 Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why, for the audit log.")]
 Limit = Annotated[
@@ -150,11 +163,12 @@ class Selected:
     issued_after: IssuedAfter = None
     issued_before: IssuedBefore = None
     idle: Idle = None
+    from_file: FromFile = None
     everything: Everything = False
 
-    def given(self) -> bool:
-        """Whether there was any of them, be its value an empty text."""
-        return any(getattr(self, each.name) not in (None, [], False) for each in fields(self))
+    def given(self) -> set[str]:
+        """The names of those that there were, be their value an empty text."""
+        return {each.name for each in fields(self) if getattr(self, each.name) not in (None, [], False)}
 
 
 def required_duration(text: str) -> timedelta:
@@ -347,10 +361,25 @@ class Menu:
         return built
 
 
+@contextmanager
+def _told_of(context: typer.Context) -> Iterator[None]:
+    """Typer's parser does not say whose option lacks its value: the error has to name that --help."""
+    try:
+        yield
+    except typer.TyperException as error:
+        if getattr(error, "ctx", None) is None:
+            error.ctx = context  # type: ignore[attr-defined]
+        raise
+
+
 class Command(TyperCommand):
     """A command whose --help shows the shared options after its own."""
 
     own: frozenset[str]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with _told_of(ctx):
+            return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _format_options(self.get_params(ctx), ctx, formatter, SHARED.keys() - self.own)
@@ -360,6 +389,10 @@ class Group(TyperGroup):
     """A group that builds a command when it is asked for it; its list of commands needs none built."""
 
     menu: Menu
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with _told_of(ctx):
+            return super().parse_args(ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - typer's signature
         entry = self.menu.entries.get(cmd_name)

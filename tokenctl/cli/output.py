@@ -91,6 +91,14 @@ def printable(line: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
 
 
+class Part(NamedTuple):
+    """One array of an object."""
+
+    key: str
+    records: Iterable[Record]
+    columns: Sequence[Column]
+
+
 class Printer:
     """Everything that a command says goes through one of these methods."""
 
@@ -149,31 +157,33 @@ class Printer:
             self._write_rows([record], columns)
 
     def object_with_rows(
-        self,
-        head: Record,
-        key: str,
-        records: Iterable[Record],
-        columns: Sequence[Column],
-        *,
-        card: Iterable[tuple[str, str]],
+        self, head: Record, parts: Sequence[Part], *, card: Iterable[tuple[str, str]]
     ) -> int:
-        """Print an object of which one member is an array that is streamed.
+        """Print an object of which some members are arrays that are streamed; returns the rows of the last.
 
-        JSON: the one object. JSON lines: the head on the first, then a record on each. Table: `card` in
-        place of the head, then the table. CSV and id: the records alone.
+        JSON: the one object. JSON lines: the head on the first, then a record of the last part on each.
+        Table: `card` in place of the head, then the tables. CSV and id: the records of the last part alone.
         """
+        *others, last = parts
         if self.format == "json":
-            opening = _encode()(dict(head)).removesuffix("}")
-            _print(opening + (", " if head else "") + f"{_encode()(key)}: ", end="")
-            count = self._write_rows(records, self._columns(columns))
+            _print(_encode()(dict(head)).removesuffix("}"), end="")
+            count = 0
+            for i, part in enumerate(parts):
+                _print((", " if head or i else "") + f"{_encode()(part.key)}: ", end="")
+                count = self._write_rows(
+                    part.records, self._columns(part.columns) if part is last else part.columns
+                )
             _print("}")
             return count
         if self.format == "jsonl":
             _print(_encode()(dict(head)))
         elif self.format == "table":
             self._card(card)
+            for part in () if self.fields else others:
+                _print("")
+                self.rows(part.records, part.columns)
             _print("")
-        return self.rows(records, columns)
+        return self.rows(last.records, last.columns)
 
     def expect(self, columns: Sequence[Column], needed: str | None = None) -> None:
         """Refuse a format or a field that does not fit *before* a command acts.
@@ -182,7 +192,10 @@ class Printer:
         """
         chosen = self._columns(columns)
         if needed is not None and sys.stdout.name == os.devnull:
-            raise InvalidInput(f"stdout is closed, and {needed} cannot be shown again")
+            raise InvalidInput(
+                f"stdout is closed, and {needed} cannot be shown again",
+                hint="the same command with stdout to a terminal, a pipe or a file",
+            )
         if needed is not None and needed not in (column.name for column in chosen):
             raise InvalidInput(
                 f"this output would not show {needed}, which cannot be shown again",

@@ -1,17 +1,18 @@
-"""How a command line names refresh tokens: ids, `-` for stdin, selectors."""
+"""How a command line names refresh tokens: ids, `-` for stdin, files, selectors."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO
 
 import typer
 
 from tokenctl.cli import options, times
-from tokenctl.cli.confirm import read_lines, read_token
+from tokenctl.cli.confirm import open_file, read_lines, read_token
 from tokenctl.cli.options import Run
-from tokenctl.errors import EmptySelector, InvalidInput
+from tokenctl.errors import EmptySelector, InvalidInput, TokenNotFound
 
 if TYPE_CHECKING:
     from tokenctl.core.selector import Selector
@@ -35,7 +36,7 @@ def one(target: str) -> str:
 def selector(run: Run, selected: options.Selected, *, destructive: bool) -> Selector:
     """The selector that the flags make; `destructive` refuses a time without a zone.
 
-    Raises EmptySelector when they name nothing, InvalidInput.
+    Raises EmptySelector when they name nothing, InvalidInput, TokenNotFound.
     """
     from datetime import timedelta
 
@@ -59,31 +60,62 @@ def selector(run: Run, selected: options.Selected, *, destructive: bool) -> Sele
         issued_after=instants.get("issued_after"),
         issued_before=instants.get("issued_before"),
         idle=None if idle is None else idle // timedelta(microseconds=1),
+        token_ids=() if selected.from_file is None else _named_in(run, selected.from_file),
         everything=selected.everything,
     )
     return chosen.require_some().require_valid()
 
 
-def several(run: Run, given: list[str]) -> list[str]:
-    """The ids and strings that were named, those on stdin too."""
+def _named_in(run: Run, file: str) -> tuple[str, ...]:
+    """The ids of the logins that the lines of a file name."""
+    with lines(run, [], file) as named, run.service.read_targets(named) as targets:
+        found = tuple(dict.fromkeys(run.service.named(targets)))
+        if not found:
+            # Without any id the other selectors would mean all that they match.
+            raise TokenNotFound(
+                f"none of the {targets.count:,} lines names a login that is there",
+                hint="check --database, and the lines with: tokenctl scan FILE" if targets.count else "",
+            )
+        run.out.note(f"{targets.count:,} lines name {len(found):,} logins that are there")
+        return found
+
+
+@contextmanager
+def lines(
+    run: Run, given: list[str], file: str | None, *, audit: str | None = None
+) -> Iterator[Iterator[str | None]]:
+    """The ids and strings that were named as arguments, then those on stdin for `-`; or those in a file.
+
+    `audit` is an export of the audit log: it names what was revoked. A line each; None for one that names
+    nothing. What is too long or no text stays in, to be counted as malformed. Raises InvalidInput, and at its
+    end EmptySelector for what names nothing at all.
+    """
     if any(each.startswith(_STRING_PREFIX) for each in given):
         run.out.warn("a whole token string in the arguments stays in the shell's history; next time give -")
-    if "-" not in given:
-        return given
+    if audit is not None:
+        with open_file(audit) as stream:
+            yield run.service.audit.revoked_in(stream)
+        return
+    if file is not None and file != "-":
+        with open_file(file) as stream:
+            yield _demand_some(given, stream, file)
+        return
+    if file is None and "-" not in given:
+        yield iter(given)
+        return
     if sys.stdin.isatty():
         run.out.note("ids or strings, one a line; Ctrl-D ends")
-    read = list(_stdin_lines(sys.stdin.buffer))
-    targets = [each for each in given if each != "-"] + read
-    if not targets:
-        raise EmptySelector(
-            "stdin names no refresh token, so nothing was done", hint="ids or strings, a line each"
-        )
-    return targets
+    yield _demand_some([each for each in given if each != "-"], sys.stdin.buffer, "stdin")
 
 
-def _stdin_lines(stream: Any) -> Iterator[str]:
-    """A target a line; what is too long or no text stays in, to be counted as malformed."""
+def _demand_some(given: list[str], stream: BinaryIO, name: str) -> Iterator[str | None]:
+    yield from given
+    some = bool(given)
     for line in read_lines(stream):
         text = "(too long)" if line is None else line.decode("utf-8", "replace").strip()
-        if text:
-            yield text
+        some = some or bool(text)
+        yield text or None
+    if not some:
+        raise EmptySelector(
+            f"{name} names no refresh token, so nothing was done", hint="ids or strings, a line each"
+        )

@@ -35,7 +35,7 @@ def parse_instant(text: str, *, now: int, destructive: bool) -> int:
     else:
         instant = now - _age(text)
     if instant < 0:
-        raise InvalidInput(f"{text} is before 1970")
+        raise InvalidInput(f"{text} is before 1970", hint="a later one, such as 30d or 1970-01-01T00:00Z")
     return instant
 
 
@@ -89,7 +89,9 @@ def _from_iso(text: str) -> int:
         # A naive one becomes local time here.
         return (datetime.fromisoformat(text).astimezone(UTC) - _EPOCH) // timedelta(microseconds=1)
     except (ValueError, OverflowError, OSError) as error:
-        raise InvalidInput(f"there is no time {text}: {error}") from None
+        raise InvalidInput(
+            f"there is no time {text}: {error}", hint="one of the calendar, such as 2026-01-31T12:00:00Z"
+        ) from None
 
 
 def _with_zone(text: str) -> str:

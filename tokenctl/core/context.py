@@ -72,7 +72,10 @@ def unpack_ip(packed: bytes) -> str:
 def hash_device(device: str) -> bytes:
     """SHA-256 of a device's fingerprint: 1 to 128 printable ASCII characters. Raises InvalidInput."""
     if not (0 < len(device) <= MAX_DEVICE_CHARS and device.isascii() and device.isprintable()):
-        raise InvalidInput(f"a device is 1 to {MAX_DEVICE_CHARS} printable ASCII characters")
+        raise InvalidInput(
+            f"a device is 1 to {MAX_DEVICE_CHARS} printable ASCII characters",
+            hint="a hash of it in hex fits",
+        )
     return hashlib.sha256(device.encode("ascii")).digest()
 
 

@@ -157,7 +157,10 @@ def wrap_signing_key(key: SigningKey, wrap_key: bytes, nonce: bytes) -> bytes:
     A nonce must never come twice under one `wrap_key`. Raises InvalidInput for a nonce of another length.
     """
     if len(nonce) != NONCE_BYTES:
-        raise InvalidInput(f"a nonce for AES-GCM is {NONCE_BYTES} bytes, and this one is {len(nonce)}")
+        raise InvalidInput(
+            f"a nonce for AES-GCM is {NONCE_BYTES} bytes, and this one is {len(nonce)}",
+            hint=f"hand in {NONCE_BYTES} new random bytes",
+        )
     der = key.private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     return nonce + AESGCM(wrap_key).encrypt(nonce, der, _associated_data(key.kid, key.algorithm))
 

@@ -107,5 +107,8 @@ def narrow_scope(requested: str, granted: str) -> str:
     """The requested scope, when the login has all of it (RFC 6749 §6). Raises InvalidScope."""
     wanted = clean_scope(requested)
     if not set(wanted.split()) <= set(granted.split()):
-        raise InvalidScope("a refresh may only narrow the scope of the login, not widen it")
+        raise InvalidScope(
+            "a refresh may only narrow the scope of the login, not widen it",
+            hint=f"leave the scope out, or ask for some of: {granted or '(nothing)'}",
+        )
     return wanted

@@ -17,6 +17,10 @@ from tokenctl.errors import EmptySelector, InvalidInput
 #: Addresses, user agents or devices. One is up to four conditions, and SQLite takes a thousand in all.
 MAX_ALTERNATIVES = 100
 
+#: How a device is named by its hash, which is all of it that is stored.
+DEVICE_HASH = "sha256:"
+
+_HASH = re.compile("[0-9A-Fa-f]{64}")
 _PREFIX_LENGTH = re.compile("[0-9]{1,3}")
 _LAST_INSTANT = 2**63 - 1
 #: Where the IPv4 addresses are among the stored ones.
@@ -41,7 +45,8 @@ class Selector:
     users: names or `usr_…`; clients: client ids; token_ids: `rt_…`; everything lifts the refusal.
 
     ips: addresses, or networks such as 203.0.113.0/24; user_agents: globs, see `clean_glob`; devices: the
-    fingerprints as the devices send them. Each of these looks at both contexts, at issue and at last use.
+    fingerprints as the devices send them, or their hashes, see `device_hashes`. Each of these looks at both
+    contexts, at issue and at last use.
 
     issued_after, issued_before: the login began at the first or later, and before the second, so that one
     instant cuts all logins in two. idle: not rotated for that long or longer.
@@ -81,7 +86,7 @@ class Selector:
         for glob in self.user_agents:
             clean_glob(glob)
         for device in self.devices:
-            hash_device(device)
+            device_hashes(device)
         self._require_valid_times()
         return self
 
@@ -162,12 +167,33 @@ def clean_glob(text: str) -> str:
     try:
         length = len(glob.replace("*", "").encode())
     except UnicodeEncodeError:
-        raise InvalidInput("a pattern of a user agent is not UTF-8") from None
+        raise InvalidInput("a pattern of a user agent is not UTF-8", hint="? is any character") from None
     if "\0" in glob:
-        raise InvalidInput("a pattern of a user agent has a NUL, which no user agent has")
+        raise InvalidInput("a pattern of a user agent has a NUL, as no user agent has", hint="leave it out")
     if length > MAX_USER_AGENT_BYTES:
         raise InvalidInput(
             f"a pattern of {length} bytes matches nothing: user agents are cut to {MAX_USER_AGENT_BYTES}",
             hint="write its beginning and a *",
         )
     return glob
+
+
+def device_hashes(text: str) -> list[bytes]:
+    """What may be stored for a device: of the text that it sends, or of `sha256:` and 64 hex digits.
+
+    The digits alone, as records show them, could be either, so they stand for both. Raises InvalidInput.
+    """
+    if text.startswith(DEVICE_HASH):
+        return [_device_hash(text.removeprefix(DEVICE_HASH))]
+    sent = hash_device(text)
+    return [sent, bytes.fromhex(text)] if _HASH.fullmatch(text) else [sent]
+
+
+def _device_hash(digits: str) -> bytes:
+    # Taken for the text of a device it would find nothing, and that would be believed.
+    if not _HASH.fullmatch(digits):
+        raise InvalidInput(
+            "the hash of a device is sha256: and 64 hex digits",
+            hint="tokenctl list --all --fields id,last_device shows them",
+        )
+    return bytes.fromhex(digits)

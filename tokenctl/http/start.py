@@ -14,6 +14,7 @@ from tokenctl.http import dev as development
 from tokenctl.http import logs
 from tokenctl.http.app import make_app
 from tokenctl.http.pools import hashing_executor
+from tokenctl.http.sealer import Sealer
 from tokenctl.http.server import make_server, run
 from tokenctl.http.site import Site
 
@@ -42,7 +43,9 @@ def serve(
     """
     write_line = logs.configure(for_people=dev)
     if dev:
-        run(_for_development(settings, actor, write_line, ready), bound)
+        server, sealer = _for_development(settings, actor, write_line, ready)
+        with sealer:
+            run(server, bound)
     else:
         _serve_for_real_use(settings, bound, actor, write_line, ready)
 
@@ -52,7 +55,7 @@ def _serve_for_real_use(
 ) -> None:
     hashing = hashing_executor()
     service = TokenService(settings, hashing=hashing, actor=actor, may_be_away=True)
-    late = None
+    late, sealer = None, Sealer(service)
     try:
         try:
             _demand_real_use(service)
@@ -60,14 +63,16 @@ def _serve_for_real_use(
         except DatabaseAway as error:  # it may come: until then /readyz and all that needs it say 503
             _log.warning("%s: starting without it", error.message)
             late = _LateLook(service)
-        server = make_server(make_app(Site(service, hashing, write_line)), settings, ready=ready)
+        app = make_app(Site(service, hashing, write_line))
+        server = make_server(app, settings, ready=ready, stopping=sealer.stop)
     except BaseException:
         service.close()
         raise
-    if late is None:
-        run(server, bound)
-    else:
-        late.run(server, bound)
+    with sealer:
+        if late is None:
+            run(server, bound)
+        else:
+            late.run(server, bound)
 
 
 class _LateLook:
@@ -103,7 +108,7 @@ class _LateLook:
 
 def _for_development(
     settings: Settings, actor: str, write_line: WriteLine, ready: Callable[[], None]
-) -> Server:
+) -> tuple[Server, Sealer]:
     hashing = hashing_executor()
     service, clock = development.open_service(settings, hashing, actor=actor)
     site = Site(service, hashing, write_line, dev=True)
@@ -111,7 +116,13 @@ def _for_development(
     stream = development.EventStream(site)
     routes = [Route("/dev/events", stream, methods=["GET"])]
     app = make_app(site, controls.endpoints(), routes, controls.around)
-    return make_server(app, settings, ready=ready, stopping=stream.close)
+    sealer = Sealer(service)
+
+    def stopping() -> None:
+        stream.close()
+        sealer.stop()
+
+    return make_server(app, settings, ready=ready, stopping=stopping), sealer
 
 
 def _demand_real_use(service: TokenService) -> None:

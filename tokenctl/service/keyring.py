@@ -94,7 +94,7 @@ class KeyRing:
         """The key that signs now. Raises KeyMissing, KeyUnusable, KeyWrong."""
         key = self._fresh().signs
         if key is None:
-            raise KeyMissing(f"{self._storage.label} has no signing key in use", hint="tokenctl doctor")
+            raise KeyMissing(f"{self._storage.label} has no signing key in use", hint="tokenctl keys rotate")
         return self._private.get(key.kid) or self._unwrap(key)
 
     def verification_keys(self) -> Mapping[str, PublicKey]:

@@ -6,7 +6,7 @@ and is no member. A member that died or was rotated meanwhile is none.
 
 from __future__ import annotations
 
-import secrets
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -18,13 +18,14 @@ from tokenctl.errors import PlanNotFound
 from tokenctl.service import targets
 from tokenctl.service.revocation import Order, Preview, Revocation, parts, resolve
 from tokenctl.service.runtime import Runtime
-from tokenctl.service.targets import Kind, Look, Target, Targets
+from tokenctl.service.targets import ID, Look, Target, Targets
 from tokenctl.service.transactions import repeated
 from tokenctl.storage import events, plans, revoking, tokens, users
 from tokenctl.storage.events import Event
 from tokenctl.storage.plans import Plan
 from tokenctl.storage.revoking import Row
 
+_ID = re.compile("[0-9a-f]{4,32}")
 #: For so long (µs) a plan is good.
 LIFETIME = 3_600_000_000
 #: Making one takes seconds; one that is still unfinished after this (µs) never will be.
@@ -43,10 +44,14 @@ class UserShare:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A dry run's result: the counts, each user's part, largest first; and the plan, unless it is empty."""
+    """What a dry run shows: the counts, each user's part, largest first, the ids of what is not dead.
+
+    Where that is nothing there is no plan.
+    """
 
     seen: Preview
     shares: list[UserShare]
+    members: list[bytes]
     plan: Plan | None
 
 
@@ -62,7 +67,7 @@ def plan_matching(runtime: Runtime, selector: Selector, *, actor: str) -> Planne
     with runtime.storage.read() as connection:
         for part in parts(resolved):
             count = tokens.count(connection, part, now=runtime.clock())
-            found.already_dead += count.tokens - count.alive
+            found.others["already_dead"] += count.tokens - count.alive
             found.access_until = max(found.access_until, count.access_until or 0)
     return _planned(runtime, found, resolved, actor)
 
@@ -88,18 +93,16 @@ def _next_alive(runtime: Runtime, part: Selector, after: bytes) -> list[Row]:
 
 
 def _planned(runtime: Runtime, found: Look, selector: Selector | None, actor: str) -> Planned:
-    plan = _store(runtime, found, selector, actor) if found.alive else None
-    return Planned(found.preview(runtime), _shares(runtime, found), plan)
+    alive = sorted(found.alive)
+    plan = _store(runtime, found, alive, selector, actor) if alive else None
+    return Planned(found.preview(runtime), _shares(runtime, found), alive, plan)
 
 
-def _store(runtime: Runtime, found: Look, selector: Selector | None, actor: str) -> Plan:
+def _store(runtime: Runtime, found: Look, alive: list[bytes], selector: Selector | None, actor: str) -> Plan:
     """The plan in the database. In small transactions: one with a million members must hold up nobody."""
     plan = _begin(runtime, found, selector, actor)
-    members = iter(sorted(found.alive))
-    number = 0
-    while page := list(islice(members, tokens.CHUNK)):
-        _add_members(runtime, plan.id, number, page)
-        number += 1
+    for number, start in enumerate(range(0, len(alive), tokens.CHUNK)):
+        _add_members(runtime, plan.id, number, alive[start : start + tokens.CHUNK])
     return _complete(runtime, plan)
 
 
@@ -111,7 +114,7 @@ def _begin(runtime: Runtime, found: Look, selector: Selector | None, actor: str)
         digits = 4  # for a person to type; longer where so many are taken
         while True:
             plan = Plan(
-                id=secrets.token_hex(digits // 2),
+                id=runtime.entropy(digits // 2).hex(),
                 created_at=now,
                 expires_at=0,
                 actor=actor,
@@ -169,8 +172,10 @@ def _shares(runtime: Runtime, found: Look) -> list[UserShare]:
 @repeated
 def get(runtime: Runtime, plan_id: str) -> Plan:
     """The plan, while it is good. Raises PlanNotFound."""
-    with runtime.storage.read() as connection:
-        plan = plans.get(connection, plan_id)
+    plan = None
+    if _ID.fullmatch(plan_id):
+        with runtime.storage.read() as connection:
+            plan = plans.get(connection, plan_id)
     if plan is None or plan.expires_at <= runtime.clock():
         raise PlanNotFound(f"there is no plan {plan_id[:20]!r}, or its hour is over")
     return plan
@@ -195,9 +200,10 @@ def _page(runtime: Runtime, plan_id: str, number: int) -> list[bytes]:
         return plans.members(connection, plan_id, number)
 
 
-def rows(runtime: Runtime, plan: Plan) -> Iterator[RefreshToken]:
-    """The members as they are now, oldest login first; those that were purged are missing."""
-    for page in _pages(runtime, plan):
+def rows(runtime: Runtime, planned: Planned) -> Iterator[RefreshToken]:
+    """What a dry run shows, as it is now, oldest login first; what was purged meanwhile is missing."""
+    for start in range(0, len(planned.members), tokens.CHUNK):
+        page = planned.members[start : start + tokens.CHUNK]
         with runtime.storage.read() as connection:
             found = tokens.fetch(connection, page)
         yield from (found[raw_id] for raw_id in page if raw_id in found)
@@ -219,7 +225,7 @@ def drift(runtime: Runtime, plan: Plan) -> Iterator[str]:
 def chunks(runtime: Runtime, plan: Plan) -> Iterator[list[Target]]:
     """The members for `targets.revoke`."""
     for page in _pages(runtime, plan):
-        yield [Target(0, Kind.ID, raw_id, b"") for raw_id in page]
+        yield [Target(0, ID, raw_id, b"") for raw_id in page]
 
 
 def revoke(runtime: Runtime, plan: Plan, order: Order) -> Revocation:
@@ -227,13 +233,13 @@ def revoke(runtime: Runtime, plan: Plan, order: Order) -> Revocation:
     return targets.revoke(runtime, chunks(runtime, plan), order)
 
 
-def look(runtime: Runtime, plan: Plan) -> Look:
+def review(runtime: Runtime, plan: Plan) -> Planned:
     """What of the members is not dead now."""
     found = Look()
     for page in _pages(runtime, plan):
         for row in _rows(runtime, page):
             found.add(row)
-    return found
+    return Planned(found.preview(runtime), _shares(runtime, found), sorted(found.alive), plan)
 
 
 @repeated

@@ -14,6 +14,7 @@ from datetime import timedelta
 from tokenctl.errors import ClockSuspect
 from tokenctl.service.revocation import Stop
 from tokenctl.service.runtime import Runtime, micros
+from tokenctl.service.sealing import seal_in_passing
 from tokenctl.service.transactions import repeated
 from tokenctl.storage import events, tokens
 from tokenctl.storage.events import Event
@@ -79,6 +80,7 @@ def purge(
         with runtime.storage.write() as connection:
             # By it the next run can tell that the clock moves as it should.
             events.add(connection, [Event(at=runtime.clock(), type="purge", actor=actor, data=facts)])
+    seal_in_passing(runtime, over)
     return _report(started, purged, batches, dead_since, complete=complete)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 from tokenctl.core import ids
 from tokenctl.core.context import NO_CONTEXT, Context
@@ -27,6 +28,7 @@ Stop = Callable[[], bool]
 #: Told how many of the targets a chunk has dealt with.
 Progress = Callable[[int], None]
 _SMALLEST_ID = b""
+_USER_ID, _ACCESS_UNTIL = attrgetter("user_id"), attrgetter("access_until")
 
 
 def never() -> bool:
@@ -99,8 +101,8 @@ def revoke_matching(runtime: Runtime, selector: Selector, order: Order) -> Revoc
             complete = False
             break
         revoked += len(done)
-        users_hit.update(row.user_id for row in done)
-        latest = max([latest, *(row.access_until for row in done)])
+        users_hit.update(map(_USER_ID, done))
+        latest = max(latest, *map(_ACCESS_UNTIL, done))
         order.progress(len(done))
     return Revocation(
         revoked=revoked,

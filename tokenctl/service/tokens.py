@@ -12,6 +12,7 @@ import builtins
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from tokenctl.core import ids, token_string
@@ -41,7 +42,7 @@ from tokenctl.service.revocation import Preview, Progress, Revocation, Stop, nev
 from tokenctl.service.rotation import RotateRequest, rotate_many
 from tokenctl.service.runtime import Clock, Entropy, Runtime
 from tokenctl.service.statistics import Related, Statistics
-from tokenctl.service.targets import Report, Target, Targets
+from tokenctl.service.targets import Look, Report, Target, Targets
 from tokenctl.service.transactions import repeated
 from tokenctl.service.users import ClientService, UserService
 from tokenctl.settings import Settings, mask_password
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from tokenctl.core.passwords import PasswordPolicy
+    from tokenctl.service.evidence import Evidence
 
 _TIMELINE = 1_000
 
@@ -383,9 +385,14 @@ class TokenService:
         """
         return targets.hold(self._runtime, lines)
 
-    def preview_targets(self, named: Iterable[str] | Targets) -> Preview:
-        """What `revoke` would hit with these ids and strings. Changes nothing."""
-        return targets.look(self._runtime, self._chunks(named)).preview(self._runtime)
+    def look(self, named: Iterable[str] | Targets) -> Look:
+        """What `revoke` would hit with these ids and strings, for `revoke_found`. Changes nothing."""
+        return targets.look(self._runtime, self._chunks(named))
+
+    def preview_targets(self, named: Iterable[str] | Targets | Look) -> Preview:
+        """The counts of such a look."""
+        found = named if isinstance(named, Look) else self.look(named)
+        return found.preview(self._runtime)
 
     def named(self, named: Targets) -> Iterator[str]:
         """The ids of the logins that these ids and strings name, dead ones too."""
@@ -394,6 +401,7 @@ class TokenService:
     def plan(self, what: Selector | Targets, *, actor: str | None = None) -> Planned:
         """Look at what would be revoked, and keep exactly that as a plan, good for an hour.
 
+        Without a plan where that is nothing.
         Raises EmptySelector, UserNotFound, ClientNotFound, InvalidInput.
         """
         who = self._runtime.who(actor)
@@ -405,17 +413,39 @@ class TokenService:
         """A plan by the id that its dry run has shown. Raises PlanNotFound."""
         return plans.get(self._runtime, plan_id)
 
-    def list_plan(self, plan: Plan) -> Iterator[RefreshToken]:
-        """The plan's members as they are now, oldest login first, in constant memory."""
-        return plans.rows(self._runtime, plan)
+    def list_planned(self, planned: Planned) -> Iterator[RefreshToken]:
+        """What a dry run shows, as it is now, oldest login first."""
+        return plans.rows(self._runtime, planned)
 
     def plan_drift(self, plan: Plan) -> Iterator[str]:
         """The ids of the logins that match now, are not dead, and are no members; in constant memory."""
         return plans.drift(self._runtime, plan)
 
-    def preview_plan(self, plan: Plan) -> Preview:
+    def review_plan(self, plan: Plan) -> Planned:
         """What `revoke_plan` would hit now. Changes nothing."""
-        return plans.look(self._runtime, plan).preview(self._runtime)
+        return plans.review(self._runtime, plan)
+
+    def evidence(
+        self,
+        reason: str,
+        path: Path,
+        *,
+        actor: str | None = None,
+        export: bool = True,
+        progress: Progress = unseen,
+    ) -> Evidence:
+        """A bundle for the file of an incident: all that was revoked with that reason, and how that was done.
+
+        A new tar.gz at `path`, of mode 0600, whole or not at all. With the master key at hand the audit log
+        is sealed and verified before; without it the bundle says so. `export`: with the sealed segments that
+        the events stand in, which also have events of other logins. `progress` is called with the number of
+        events or logins of each step. Raises InvalidInput, NotFound where nothing has that reason,
+        DatabaseExists for a file that is there, and what a disk says.
+        """
+        from tokenctl.service.evidence import write
+
+        who = self._runtime.who(actor)
+        return write(self._runtime, reason, path, actor=who, export=export, progress=progress)
 
     # --- ending ------------------------------------------------------------------------------
 
@@ -475,6 +505,19 @@ class TokenService:
         """
         order = revocation.Order(clean_note(reason), self._runtime.who(actor), stop, progress)
         return targets.revoke(self._runtime, self._chunks(named), order, report)
+
+    def revoke_found(
+        self,
+        found: Look,
+        *,
+        reason: str,
+        actor: str | None = None,
+        stop: Stop = never,
+        progress: Progress = unseen,
+    ) -> Revocation:
+        """Revoke exactly what a look has found; `stop` and `progress` as in `revoke`. Raises InvalidInput."""
+        order = revocation.Order(clean_note(reason), self._runtime.who(actor), stop, progress)
+        return targets.revoke_found(self._runtime, found, order)
 
     def _chunks(self, named: Iterable[str] | Targets) -> Iterator[builtins.list[Target]]:
         return named.chunks() if isinstance(named, Targets) else targets.read(self._runtime, named)

@@ -387,7 +387,8 @@ def replace(
                 files.sync_directory(path.parent)
         except FileExistsError as error:
             raise DatabaseExists(
-                f"{error.filename2 or path} appeared meanwhile, and stays as it is"
+                f"{error.filename2 or path} appeared meanwhile, and stays as it is",
+                hint="look at what is there now, then repeat the command",
             ) from None
         finally:
             for ending in ("", *BESIDE):

@@ -20,7 +20,10 @@ from tokenctl.storage.migrate import current_revision
 from tokenctl.storage.schema import SCHEMA_VERSION, meta
 
 # Connection is here for the service, which passes it through and never looks inside.
-__all__ = ["Connection", "Durability", "Location", "Storage", "locate"]
+__all__ = ["SCHEMA_DAMAGED", "Connection", "Durability", "Location", "Storage", "locate"]
+
+#: What to do when a table is missing under the right version: an upgrade would find nothing to do.
+SCHEMA_DAMAGED = "tokenctl db check; where that fails, too, name another --database or restore a backup"
 
 
 def locate(database: str) -> Location:

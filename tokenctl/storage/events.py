@@ -9,9 +9,11 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
+from sqlalchemy.sql import ColumnElement
 
 from tokenctl.core import ids
 from tokenctl.core.context import unpack_ip
+from tokenctl.storage.globs import like_glob
 from tokenctl.storage.schema import events, users
 
 
@@ -52,12 +54,17 @@ def add(connection: Connection, new: Iterable[Event]) -> None:
             "client_id": event.client_id,
             "ip": event.ip,
             "reason": event.reason,
-            "data": json.dumps(event.data, separators=(",", ":"), ensure_ascii=False),
+            "data": data_text(event.data),
         }
         for event in new
     ]
     if rows:
         connection.execute(sa.insert(events), rows)
+
+
+def data_text(data: dict[str, Any]) -> str:
+    """An event's data as it is stored: the MAC of the event is over this text."""
+    return json.dumps(data, separators=(",", ":"), ensure_ascii=False)
 
 
 _EVENTS = sa.select(events, users.c.name.label("user_name")).select_from(
@@ -83,6 +90,55 @@ def after(connection: Connection, event_id: int, *, limit: int) -> list[Event]:
     """The next events of all types behind the one with that id, in order of id; at most `limit`."""
     statement = _EVENTS.where(events.c.id > event_id).order_by(events.c.id).limit(limit)
     return [_event(row) for row in connection.execute(statement)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What events to look for: OR within a field, AND across fields; an empty one does not restrict.
+
+    types, actors, reasons are globs for the whole text. ips: ranges of addresses as stored, both ends
+    included. [since, until) in µs.
+    """
+
+    types: tuple[str, ...] = ()
+    actors: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    user_ids: tuple[str, ...] = ()
+    token_ids: tuple[str, ...] = ()
+    client_ids: tuple[str, ...] = ()
+    ips: tuple[tuple[bytes, bytes], ...] = ()
+    since: int | None = None
+    until: int | None = None
+
+
+def search(connection: Connection, wanted: Search, *, after: int, limit: int) -> list[Event]:
+    """The next events that match behind the one with that id, in order of id; at most `limit`."""
+    conditions = [events.c.id > after, *_conditions(connection, wanted)]
+    statement = _EVENTS.where(*conditions).order_by(events.c.id).limit(limit)
+    return [_event(row) for row in connection.execute(statement)]
+
+
+def _conditions(connection: Connection, wanted: Search) -> list[ColumnElement[bool]]:
+    c = events.c
+    conditions: list[ColumnElement[bool]] = []
+    patterns = ((c.type, wanted.types), (c.actor, wanted.actors), (c.reason, wanted.reasons))
+    for column, globs in patterns:
+        if globs:
+            conditions.append(sa.or_(*(like_glob(connection, column, glob) for glob in globs)))
+    for column, public_ids in ((c.user_id, wanted.user_ids), (c.token_id, wanted.token_ids)):
+        if public_ids:
+            conditions.append(column.in_([ids.to_bytes(each) for each in public_ids]))
+    if wanted.client_ids:
+        conditions.append(c.client_id.in_(wanted.client_ids))
+    if wanted.ips:
+        conditions.append(sa.or_(*(c.ip.between(first, last) for first, last in wanted.ips)))
+    if wanted.since is not None:
+        conditions.append(c.at >= wanted.since)
+    if wanted.until is not None:
+        conditions.append(c.at < wanted.until)
+    if not wanted.types:
+        conditions.append(c.type != "purge.batch")
+    return conditions
 
 
 def newest_id(connection: Connection) -> int:
@@ -138,6 +194,15 @@ def _event(row: Row[Any]) -> Event:
         client_id=row.client_id,
         ip=row.ip,
         reason=row.reason,
-        data=json.loads(row.data),
+        data=parse_data(row.data),
         user_name=row.user_name,
     )
+
+
+def parse_data(text: str) -> dict[str, Any]:
+    """An event's data; what somebody has put in its place that is no JSON object is told as it is."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        data = None
+    return data if isinstance(data, dict) else {"unreadable": text}

@@ -124,7 +124,8 @@ def _opened(path: Path, database: Path) -> Iterator[int]:
             raise DatabaseFull(message, path=str(path)) from error
         if error.errno == errno.ENOENT:
             raise DatabaseMissing(f"there is no database {database}", path=str(database)) from error
-        raise DatabaseError(message, path=str(path)) from error
+        hint = f"check the directory: ls -l {path.parent}; then repeat the command"
+        raise DatabaseError(message, hint=hint, path=str(path)) from error
     try:
         yield fd
     finally:

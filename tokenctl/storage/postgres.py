@@ -38,7 +38,7 @@ from tokenctl.errors import (
     TransactionAborted,
 )
 from tokenctl.storage import migrate
-from tokenctl.storage.engine import Durability, Location, Storage
+from tokenctl.storage.engine import SCHEMA_DAMAGED, Durability, Location, Storage
 
 try:
     import psycopg
@@ -298,9 +298,9 @@ class PostgresStorage(Storage):
         return StatementRefused(f"the database refused a value ({_first_line(driver)})")
 
     def _meaning_of(self, state: str, driver: BaseException | None) -> DatabaseError:
-        for prefix, kind in _STATES:
+        for prefix, kind, hint in _STATES:
             if state.startswith(prefix):
-                return kind(f"{self.label}: {_first_line(driver)}")
+                return kind(f"{self.label}: {_first_line(driver)}", hint=hint or kind.hint)
         return DatabaseError(
             f"{self.label} failed: {_first_line(driver)} ({state})", hint="tokenctl db check"
         )
@@ -356,29 +356,30 @@ class _Connection(psycopg.Connection):
         return True
 
 
-#: By SQLSTATE, or its beginning; the first that fits (PostgreSQL, appendix A).
-_STATES: tuple[tuple[str, type[DatabaseError]], ...] = (
-    ("40003", OutcomeUnknown),
-    ("40", TransactionAborted),  # a serialization failure, a deadlock
-    ("55P03", RowLocked),
-    ("57014", DatabaseLocked),  # a statement_timeout of the server's
-    ("57P", TransactionAborted),  # it is shutting down, or starting up: the connection is gone
-    ("08", TransactionAborted),
-    ("53100", DatabaseFull),
-    ("53", TransactionAborted),  # no room for another connection, or no memory
-    ("25006", TransactionAborted),  # this one is a standby now: connecting anew finds the primary
-    ("42P01", NotMigrated),
-    ("42703", NotMigrated),
-    ("42P07", NotADatabase),  # another program's tables stand where ours would
-    ("42501", DatabaseReadOnly),
-    ("3D000", DatabaseMissing),
+#: By SQLSTATE, or its beginning; the first that fits (PostgreSQL, appendix A). What to do next, where that is
+#: not what it is on a file.
+_STATES: tuple[tuple[str, type[DatabaseError], str], ...] = (
+    ("40003", OutcomeUnknown, ""),
+    ("40", TransactionAborted, ""),  # a serialization failure, a deadlock
+    ("55P03", RowLocked, ""),
+    ("57014", DatabaseLocked, "raise the server's statement_timeout for this user, or repeat the command"),
+    ("57P", TransactionAborted, ""),  # it is shutting down, or starting up: the connection is gone
+    ("08", TransactionAborted, ""),
+    ("53100", DatabaseFull, ""),
+    ("53", TransactionAborted, ""),  # no room for another connection, or no memory
+    ("25006", TransactionAborted, ""),  # this one is a standby now: connecting anew finds the primary
+    ("42P01", NotMigrated, SCHEMA_DAMAGED),
+    ("42703", NotMigrated, SCHEMA_DAMAGED),
+    ("42P07", NotADatabase, "name a database that is empty"),  # another program's tables stand in the way
+    ("42501", DatabaseReadOnly, "connect as the owner of the tables, or GRANT this user the rights on them"),
+    ("3D000", DatabaseMissing, "createdb makes it; then: tokenctl init"),
     # Looked for before, so another transaction was faster: begun again, this one sees what that one did.
-    ("23505", TransactionAborted),
-    ("23503", TransactionAborted),
-    ("42804", StatementRefused),  # of another type than its column
-    ("42846", StatementRefused),
-    ("22", StatementRefused),
-    ("23", StatementRefused),
+    ("23505", TransactionAborted, ""),
+    ("23503", TransactionAborted, ""),
+    ("42804", StatementRefused, ""),  # of another type than its column
+    ("42846", StatementRefused, ""),
+    ("22", StatementRefused, ""),
+    ("23", StatementRefused, ""),
 )
 
 #: What the server, or libpq, says to a connection that no patience will help; the state is not told there.

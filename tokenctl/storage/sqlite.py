@@ -28,7 +28,7 @@ from tokenctl.errors import (
     StatementRefused,
 )
 from tokenctl.storage import files, locks, migrate
-from tokenctl.storage.engine import Durability, Location, Storage
+from tokenctl.storage.engine import SCHEMA_DAMAGED, Durability, Location, Storage
 from tokenctl.storage.files import is_there
 
 #: How long a writer waits for its turn (s) before it says that the database is locked.
@@ -94,7 +94,9 @@ class SQLiteFile(Location):
                     versions = migrate.upgrade(connection)
                     if connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
                         raise DatabaseError(
-                            f"the upgrade of {self.path} would leave rows that refer to nothing"
+                            f"the upgrade of {self.path} would leave rows that refer to nothing",
+                            hint=f"sqlite3 {self.path} 'PRAGMA foreign_key_check' lists those there are; "
+                            "delete them, then repeat the command",
                         )
                     return versions
         finally:
@@ -196,7 +198,10 @@ def _demand_file(path: Path) -> None:
     if not is_there(path):
         raise DatabaseMissing(f"there is no database at {path}: it does not exist")
     if not path.is_file():
-        raise DatabaseMissing(f"there is no database at {path}: it is not a file")
+        raise DatabaseMissing(
+            f"there is no database at {path}: it is not a file",
+            hint="name another --database, which is a file or is made by tokenctl init",
+        )
 
 
 def sqlite_path(database: str) -> Path:
@@ -206,7 +211,10 @@ def sqlite_path(database: str) -> Path:
     try:
         url = sa.make_url(database)
     except sa.exc.ArgumentError:
-        raise ConfigInvalid("the database address is no URL that can be read") from None
+        raise ConfigInvalid(
+            "the database address is no URL that can be read",
+            hint="--database PATH, or --database postgresql://HOST/NAME",
+        ) from None
     if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
         raise ConfigInvalid(
             f"the database address begins with {url.drivername}://, which is neither SQLite nor PostgreSQL",
@@ -219,7 +227,8 @@ def sqlite_engine(path: Path, timeout: float, *, foreign_keys: bool = True) -> E
     """An engine on a file that exists already: SQLite would make an empty one out of a misspelt name."""
     if sqlite3.sqlite_version_info < (3, 37):
         raise DatabaseError(
-            f"this Python has SQLite {sqlite3.sqlite_version}, and STRICT tables need 3.37 or newer"
+            f"this Python has SQLite {sqlite3.sqlite_version}, and STRICT tables need 3.37 or newer",
+            hint="run it with a newer Python, or name a --database on PostgreSQL",
         )
     address = f"file:{quote(str(path.absolute()))}?mode=rw"
 
@@ -309,5 +318,5 @@ def _meaning(error: BaseException | None, path: Path) -> DatabaseError:
     if isinstance(error, _REFUSALS) or name in ("SQLITE_TOOBIG", "SQLITE_RANGE"):
         return StatementRefused(f"the database refused a value ({error})")
     if "no such table" in str(error) or "no such column" in str(error):
-        return NotMigrated(f"{path} has not the schema of this release ({error})")
+        return NotMigrated(f"{path} has not the schema of this release ({error})", hint=SCHEMA_DAMAGED)
     return DatabaseError(f"the database failed: {error}", hint="tokenctl db check")

@@ -6,7 +6,6 @@ which is in `revoking.py`. Functions take a connection inside a transaction and 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,14 +17,16 @@ from tokenctl.core import ids
 from tokenctl.core.context import Context
 from tokenctl.core.refresh_token import RefreshToken
 from tokenctl.core.selector import Selector, SelectState, address_ranges, clean_glob, device_hashes
+from tokenctl.storage.globs import like_glob
 from tokenctl.storage.schema import clients, realm, refresh_tokens, users
 from tokenctl.storage.users import is_disabled
 
 #: Rows that one transaction reads or revokes: a larger one would stall every rotation.
 CHUNK = 1_000
 
-#: The wildcards of a glob in the language of LIKE.
-_LIKE = str.maketrans("*?", "%_")
+_ID_BYTES = 16
+#: Bytes as the driver has them: the type's own conversion costs more than the row.
+_Bytes = sa.LargeBinary()
 
 _t = refresh_tokens.c
 
@@ -105,7 +106,7 @@ def matching_row(connection: Connection, selector: Selector, now: int) -> list[C
     if selector.clients:
         conditions.append(_t.client_id.in_(selector.clients))
     if selector.token_ids:
-        conditions.append(_t.id.in_([ids.to_bytes(token) for token in selector.token_ids]))
+        conditions.append(one_of(connection, [ids.to_bytes(token) for token in selector.token_ids]))
     if selector.ips:
         ranges = [each for ip in selector.ips for each in address_ranges(ip)]
         columns = (_t.issued_ip, _t.last_ip)
@@ -113,9 +114,7 @@ def matching_row(connection: Connection, selector: Selector, now: int) -> list[C
     if selector.user_agents:
         agents = (_t.issued_user_agent, _t.last_user_agent)
         globs = [clean_glob(each) for each in selector.user_agents]
-        conditions.append(
-            sa.or_(*(_like_glob(connection, agent, glob) for agent in agents for glob in globs))
-        )
+        conditions.append(sa.or_(*(like_glob(connection, agent, glob) for agent in agents for glob in globs)))
     if selector.devices:
         devices = [each for device in selector.devices for each in device_hashes(device)]
         conditions.append(sa.or_(_t.issued_device.in_(devices), _t.last_device.in_(devices)))
@@ -128,12 +127,22 @@ def matching_row(connection: Connection, selector: Selector, now: int) -> list[C
     return conditions
 
 
-def _like_glob(connection: Connection, column: ColumnElement[str], glob: str) -> ColumnElement[bool]:
-    """Whether all of it matches a pattern of `clean_glob`; the same on either database."""
-    if connection.dialect.name == "sqlite":
-        # Its LIKE takes an a for an A. Its GLOB has our `*` and `?`, and sets in brackets besides.
-        return column.bool_op("GLOB")(glob.replace("[", "[[]"))
-    return column.like(re.sub("[!%_]", r"!\g<0>", glob).translate(_LIKE), escape="!")
+def one_of(connection: Connection, raw_ids: Iterable[bytes]) -> ColumnElement[bool]:
+    """Whether the row's id is one of these, however many. One value, where a list would be one for each id.
+
+    SQLite has no arrays: there the ids are cut out of one blob.
+    """
+    if connection.dialect.name != "sqlite":
+        ids_ = sa.bindparam("ids", list(raw_ids), sa.ARRAY(_Bytes), unique=True)
+        return _t.id == sa.any_(ids_)
+    blob = b"".join(raw_ids)
+    if not blob:
+        return sa.false()
+    joined, last = sa.literal(blob, _Bytes), sa.literal(len(blob) // _ID_BYTES)
+    places = sa.select(sa.literal_column("0").label("i")).cte("places", recursive=True)
+    places = places.union_all(sa.select(places.c.i + 1).where(places.c.i + 1 < last))
+    cut = sa.func.substr(joined, places.c.i * _ID_BYTES + 1, _ID_BYTES, type_=_Bytes)
+    return _t.id.in_(sa.select(cut))
 
 
 # --- reading ---------------------------------------------------------------------------------

@@ -1,0 +1,141 @@
+"""`tokenctl audit` as its users run it: an auditor's story, without the key, with files that are none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.cli.warm import Warm
+from tests.sample import SAMPLE
+from tokenctl import initialise
+from tokenctl.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[Warm]:
+    with Warm() as warm:
+        yield warm
+
+
+class Shell:
+    """Runs `tokenctl …` in a directory, on one database."""
+
+    def __init__(self, warm: Warm, place: Path, database: str) -> None:
+        self._warm = warm
+        self.place = place
+        self.database = database
+
+    def __call__(self, *argv: str, code: int = 0, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        done = self._warm(*argv, "--database", self.database, input=stdin, cwd=self.place)
+        assert "Traceback" not in done.stderr
+        assert done.returncode == code, done.stderr
+        return done
+
+    def sql(self, statement: str) -> None:
+        with closing(sqlite3.connect(self.place / self.database)) as connection, connection:
+            connection.execute(statement)
+
+
+@pytest.fixture
+def sample(warm: Warm, tmp_path: Path) -> Shell:
+    shutil.copy(SAMPLE, tmp_path / "sample.db")
+    return Shell(warm, tmp_path, "sample.db")
+
+
+@pytest.fixture
+def keyless(warm: Warm, tmp_path: Path) -> Shell:
+    """A database whose key is elsewhere; two events."""
+    initialise(Settings(database=str(tmp_path / "own.db")))
+    (tmp_path / "own.db.key").rename(tmp_path / "elsewhere")
+    shell = Shell(warm, tmp_path, "own.db")
+    shell("client", "create", "web")
+    return shell
+
+
+def test_an_auditor_finds_what_was_changed_and_cut(sample: Shell) -> None:
+    kept = sample("audit", "head").stdout.strip()
+    assert sample("audit", "verify", "--head", kept).stdout == (
+        f"100 events in 1 segment hold; head {kept}\n"
+    )
+    sample.sql("UPDATE events SET actor = 'nobody' WHERE id = 42")
+    done = sample("audit", "verify", code=7)
+    assert "1 finding in 100 events in 1 segment" in done.stdout
+    assert done.stdout.splitlines()[2].split()[:4] == ["edited", "event", "1", "42"]
+    [finding] = json.loads(sample("audit", "verify", "--json", code=7).stdout)["findings"]
+    assert (finding["kind"], finding["event"]) == ("edited_event", 42)
+    sample.sql("DELETE FROM segments")
+    sample.sql("UPDATE events SET segment = NULL")
+    sample("audit", "verify")
+    assert "rewritten" in sample("audit", "verify", "--head", kept, code=7).stdout
+
+
+def test_an_export_is_verified_where_there_is_no_table(sample: Shell) -> None:
+    sample("audit", "export", "--to", "audit.jsonl")
+    exported = sample.place / "audit.jsonl"
+    assert exported.stat().st_mode & 0o777 == 0o600
+    text = exported.read_text()
+    assert sample("audit", "export").stdout.splitlines()[1:] == text.splitlines()[1:]
+    sample.sql("DELETE FROM events")
+    sample.sql("DELETE FROM segments")
+    assert "100 events in 1 segment hold" in sample("audit", "verify", "--export", "audit.jsonl").stdout
+    assert "100 events in 1 segment hold" in sample("audit", "verify", "--export", "-", stdin=text).stdout
+    exported.write_text(text.replace('"actor": "nina"', '"actor": "ben"', 1))
+    done = sample("audit", "verify", "--export", "audit.jsonl", code=7)
+    assert "line 3: it is not what was sealed" in done.stdout
+
+
+def test_an_export_never_overwrites(sample: Shell) -> None:
+    sample("audit", "export", "--to", "audit.jsonl")
+    before = (sample.place / "audit.jsonl").read_bytes()
+    done = sample("audit", "export", "--to", "audit.jsonl", code=2)
+    assert "is there already" in done.stderr
+    assert (sample.place / "audit.jsonl").read_bytes() == before
+    assert "there is no directory" in sample("audit", "export", "--to", "none/audit.jsonl", code=1).stderr
+    assert "No such file" in sample("audit", "verify", "--export", "none.jsonl", code=1).stderr
+
+
+def test_without_the_key_it_is_said_what_needs_it(keyless: Shell) -> None:
+    done = keyless("audit", "verify", code=1)
+    assert done.stderr.startswith("error[key.missing]: ")
+    assert "--key-file FILE" in done.stderr
+    assert "nothing is sealed yet" in keyless("audit", "head").stderr
+    warning = "warning: the master key is not at hand, so 2 events are not sealed\n"
+    assert keyless("audit", "head", "-q").stderr == warning
+    exported = keyless("audit", "export")
+    assert exported.stderr == warning
+    lines = [json.loads(line) for line in exported.stdout.splitlines()]
+    assert lines[1] == {"segment": None}
+    assert [line["type"] for line in lines[2:4]] == ["key.create", "client.create"]
+    assert lines[4] == {"head": None}
+    done = keyless("audit", "verify", "--export", "-", "--key-file", "elsewhere", stdin=exported.stdout)
+    assert done.stdout == "0 events in 0 segments hold; 2 are not sealed yet\n"
+    assert keyless("audit", "head", "--key-file", "elsewhere").stdout.startswith("1-")
+    assert keyless("audit", "head", "--key-file", "elsewhere").stderr == ""
+    assert keyless("audit", "search", "--type", "client.*", "-o", "id").stdout == "2\n"
+
+
+def test_a_key_of_another_database_is_refused(keyless: Shell) -> None:
+    initialise(Settings(database=str(keyless.place / "other.db")))
+    done = keyless("audit", "verify", "--key-file", "other.db.key", code=1)
+    assert done.stderr.startswith("error[key.wrong]: ")
+
+
+@pytest.mark.parametrize("head", ["17", "", "1-" + "A" * 64])
+def test_what_is_no_head_is_refused(sample: Shell, head: str) -> None:
+    done = sample("audit", "verify", "--head", head, code=2)
+    assert "is not the head of an audit log" in done.stderr
+    assert "Try: " in done.stderr
+
+
+def test_a_purge_without_the_key_leaves_the_events_for_later(keyless: Shell) -> None:
+    keyless("purge")
+    assert "3 events are not sealed" in keyless("audit", "head").stderr
+    keyless("purge", "--key-file", "elsewhere")
+    assert keyless("audit", "head").stderr == ""

@@ -1,0 +1,128 @@
+"""Ids and strings, a line each: read once, held without a secret, looked at, revoked, reported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Clock
+from tests.service import add_logins, key_file, login_row, run_sql
+from tokenctl import Selector, Settings, TokenPair, TokenService
+from tokenctl.core.token_string import mint, parse_unverified
+from tokenctl.errors import KeyWrong
+from tokenctl.service import targets
+
+UNKNOWN = "rt_" + "0" * 32
+
+
+@pytest.fixture
+def pair(service: TokenService) -> TokenPair:
+    service.create_user("ada")
+    return service.issue("ada")
+
+
+def forged(pair: TokenPair) -> str:
+    token = parse_unverified(pair.refresh_token)
+    return mint(token.raw_id, token.generation, token.secret, b"another key, of 32 bytes in all..")
+
+
+def test_each_line_is_reported(service: TokenService, pair: TokenPair) -> None:
+    dead = service.issue("ada")
+    service.revoke([dead.token_id], reason="before")
+    lines = [None, pair.refresh_token, UNKNOWN, "junk", dead.token_id, forged(pair), None, pair.token_id]
+    seen: dict[int, tuple[str | None, str]] = {}
+
+    def note(line: int, token_id: str | None, outcome: str) -> None:
+        seen[line] = (token_id, outcome)
+
+    with service.read_targets(lines) as named:
+        assert named.count == 6
+        for _ in range(2):  # they may be looked at again and again
+            found = service.preview_targets(named)
+            assert (found.tokens, found.already_dead, found.unknown) == (1, 2, 1)
+            assert (found.forged, found.malformed) == (1, 1)
+        service.revoke(named, reason="INC-7", report=note)
+        assert seen == {
+            2: (pair.token_id, "revoked"),
+            3: (UNKNOWN, "unknown"),
+            4: (None, "malformed"),
+            5: (dead.token_id, "already_dead"),
+            6: (None, "forged"),
+            8: (pair.token_id, "already_dead"),
+        }
+        # A second run goes on: nothing is left to do, and it says so.
+        again = service.revoke(named, reason="INC-7")
+    assert (again.revoked, again.already_dead, again.unknown) == (0, 3, 1)
+
+
+def test_no_secret_is_held(
+    service: TokenService, pair: TokenPair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What does not fit into the memory goes to a file, and there must be nothing in it to steal."""
+    monkeypatch.setattr(targets, "_IN_MEMORY", 1)
+    with service.read_targets([pair.refresh_token] * 3) as named:
+        file = named._file
+        file.rollover()
+        file.seek(0)
+        held = file.read()
+        token = parse_unverified(pair.refresh_token)
+        assert token.raw_id in held
+        assert token.secret not in held
+        assert pair.refresh_token.encode() not in held
+        assert service.revoke(named, reason="INC-7").revoked == 1
+    assert file.closed
+
+
+def test_named_twice_far_apart(service: TokenService, settings: Settings, pair: TokenPair) -> None:
+    user = service.users.get("ada")
+    others = add_logins(settings, [login_row(number, user.id) for number in range(1, 2_101)])
+    lines = [pair.token_id, *others, pair.refresh_token]
+    with service.read_targets(lines) as named:
+        found = service.preview_targets(named)
+        assert (found.tokens, found.already_dead) == (2_101, 1)
+        done = service.revoke(named, reason="INC-7")
+    assert (done.revoked, done.already_dead, done.users) == (2_101, 1, 1)
+    assert run_sql(settings, "SELECT count(*) FROM events WHERE type = 'token.revoke'") == [(2_101,)]
+
+
+def test_they_are_read_in_runs(
+    service: TokenService, settings: Settings, pair: TokenPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than are put in order at once are still all dealt with."""
+    monkeypatch.setattr(targets, "_SORTED", 700)
+    user = service.users.get("ada")
+    ids = add_logins(settings, [login_row(number, user.id) for number in range(1, 2_001)])
+    with service.read_targets(reversed(ids)) as named:
+        sizes = [len(chunk) for chunk in named.chunks()]
+        assert (sum(sizes), max(sizes)) == (2_000, 700)
+        assert service.revoke(named, reason="INC-7").revoked == 2_000
+    assert service.preview(Selector(everything=True)).tokens == 1
+
+
+def test_stopped_it_tells_what_it_did(service: TokenService, settings: Settings, pair: TokenPair) -> None:
+    user = service.users.get("ada")
+    ids = add_logins(settings, [login_row(number, user.id) for number in range(1, 2_001)])
+    calls: Iterator[bool] = iter([False, True])
+    done = service.revoke(ids, reason="INC-7", stop=lambda: next(calls))
+    assert (done.revoked, done.complete) == (1_000, False)
+    again = service.revoke(ids, reason="INC-7")
+    assert (again.revoked, again.already_dead, again.complete) == (1_000, 1_000, True)
+
+
+def test_a_wrong_key_is_found_before_anything_is_done(
+    service: TokenService, settings: Settings, pair: TokenPair, clock: Clock
+) -> None:
+    key_file(settings).write_text("tkm1_" + "A" * 43 + "\n")
+    with TokenService(settings, clock=clock) as other, pytest.raises(KeyWrong):
+        other.read_targets([pair.token_id, pair.refresh_token])
+    assert service.preview(Selector(everything=True)).tokens == 1
+
+
+def test_named_gives_the_ids_that_are_there(service: TokenService, pair: TokenPair) -> None:
+    superseded = service.issue("ada")
+    service.reissue(superseded.token_id)
+    lines = [pair.refresh_token, superseded.refresh_token, UNKNOWN, "junk", pair.token_id]
+    with service.read_targets(lines) as named:
+        assert list(service.named(named)) == [pair.token_id]

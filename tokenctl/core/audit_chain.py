@@ -1,0 +1,124 @@
+"""The seal of the audit log: the MAC of an event, the chain of segments, and how the chain's end is written.
+
+Owns what is under the MACs and in which form. When events are sealed, and what is said about those that do
+not hold, are the service's affair.
+
+A segment lists its *members*: for each event its id (8 bytes, big-endian) and the first 16 bytes of its MAC,
+in order of id. Its own MAC is over the members and over the MAC of the segment before, so that whoever has
+not the key can neither change nor leave out any of it, but for the end of the chain: see `Head`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+from tokenctl.errors import InvalidInput
+
+#: What stands in the place of the MAC before the first segment.
+NO_SEGMENT = bytes(32)
+
+_EVENT = b"tokenctl/1 audit event\0"
+_SEGMENT = b"tokenctl/1 audit segment\0"
+_EVENT_MAC_BYTES = 16
+_ID_BYTES = 8
+MEMBER_BYTES = _ID_BYTES + _EVENT_MAC_BYTES
+
+_HEAD = re.compile("([1-9][0-9]{0,18})-([0-9a-f]{64})", re.ASCII)
+
+
+class StoredEvent(NamedTuple):
+    """All columns of an event but `segment`, as they are stored; `at` in µs, `data` a JSON object's text.
+
+    A text that is no UTF-8, which somebody has put there by force, has its bytes as lone surrogates
+    (PEP 383).
+    """
+
+    id: int
+    at: int
+    type: str
+    actor: str | None
+    user_id: bytes | None
+    token_id: bytes | None
+    client_id: str | None
+    ip: bytes | None
+    reason: str | None
+    data: str
+
+
+def event_mac(key: bytes, event: StoredEvent) -> bytes:
+    """The 16 bytes that a segment keeps of an event."""
+    text = _EVENT + b"".join(map(_encoded, event))
+    return hmac.digest(key, text, "sha256")[:_EVENT_MAC_BYTES]
+
+
+def _encoded(value: int | str | bytes | None) -> bytes:
+    """So that two different rows never give the same bytes: the kind, the length, the value."""
+    if value is None:
+        return b"\0"
+    if isinstance(value, int):
+        return b"\1" + value.to_bytes(8, "big", signed=True)
+    if isinstance(value, bytes):
+        return b"\2" + len(value).to_bytes(4, "big") + value
+    raw = value.encode("utf-8", "surrogateescape")
+    return b"\3" + len(raw).to_bytes(4, "big") + raw
+
+
+def member(event_id: int, mac: bytes) -> bytes:
+    """How a segment lists an event."""
+    return event_id.to_bytes(_ID_BYTES, "big", signed=True) + mac
+
+
+def seal_events(key: bytes, events: Iterable[StoredEvent]) -> bytes:
+    """The members of a segment of these events, which come in order of id."""
+    return b"".join(member(event.id, event_mac(key, event)) for event in events)
+
+
+def split_members(members: bytes) -> Iterator[tuple[int, bytes]]:
+    """The id and the MAC of each event; what is left over at the end is none."""
+    for start in range(0, len(members) - MEMBER_BYTES + 1, MEMBER_BYTES):
+        middle = start + _ID_BYTES
+        event_id = int.from_bytes(members[start:middle], "big", signed=True)
+        yield event_id, members[middle : start + MEMBER_BYTES]
+
+
+def hash_members(members: bytes) -> bytes:
+    """What of the members is under the MAC of their segment: SHA-256."""
+    return hashlib.sha256(members).digest()
+
+
+def segment_mac(key: bytes, *, previous: bytes, number: int, sealed_at: int, members_hash: bytes) -> bytes:
+    """The MAC of a segment; `previous` is that of the one before, or NO_SEGMENT. `sealed_at` in µs."""
+    numbers = number.to_bytes(8, "big", signed=True) + sealed_at.to_bytes(8, "big", signed=True)
+    return hmac.digest(key, _SEGMENT + previous + numbers + members_hash, "sha256")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The newest segment. Kept elsewhere, it tells later whether the chain still leads through it.
+
+    `sealed_at` in µs; None for one that was read from a text, which does not have it.
+    """
+
+    number: int
+    mac: bytes
+    sealed_at: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.number}-{self.mac.hex()}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The head that such a text names, in its one spelling. Raises InvalidInput."""
+        found = _HEAD.fullmatch(text)
+        if not found or int(found[1]) >= 2**63:
+            # No more of it than this: it may be something else that was pasted.
+            raise InvalidInput(
+                f"{text[:8]!r} is not the head of an audit log",
+                hint="a number, a dash and 64 hex digits, as `tokenctl audit head` printed it",
+            )
+        return cls(int(found[1]), bytes.fromhex(found[2]))

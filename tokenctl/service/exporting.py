@@ -1,0 +1,555 @@
+"""The audit log as a file: JSON lines that other tools can read, and that the key holder can verify.
+
+Owns the form of the lines, once for writing and once, strictly, for reading. The first line says what it
+is, then each segment comes with its events behind it, then perhaps `{"segment": null}` with those that are
+not sealed, and the last line has the head, so that a file that was cut is known.
+
+An event's MAC stands on its line, so that one that was edited can be named; the segment's own is over all of
+them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokenctl.core import audit_chain
+from tokenctl.core.audit_chain import NO_SEGMENT, Head, StoredEvent, event_mac
+from tokenctl.core.context import pack_ip, unpack_ip
+from tokenctl.core.ids import TOKEN_PREFIX, USER_PREFIX
+from tokenctl.errors import InvalidInput
+from tokenctl.service.runtime import Runtime
+from tokenctl.service.transactions import repeated
+from tokenctl.service.verifying import FindingKind, Report, Verification, next_segment
+from tokenctl.storage import files, segments
+from tokenctl.storage.events import data_text, parse_data
+from tokenctl.storage.segments import CHUNK, Segment
+
+#: The version of the form.
+FORMAT = 1
+
+Line = dict[str, Any]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_INSTANT = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z|@-?[0-9]{1,19}", re.ASCII
+)
+_HEX = re.compile("(?:[0-9a-f]{2})*", re.ASCII)
+_HINT = "hand in a whole file as `tokenctl audit export` wrote it"
+
+
+# --- writing ---------------------------------------------------------------------------------
+
+
+def export(runtime: Runtime, *, since: int | None, until: int | None, unsealed: bool) -> Iterator[Line]:
+    """The lines. Whole segments: from the first to the last that has an event of [since, until) (µs).
+
+    unsealed: with the events that are in no segment, of [since, until) only.
+    """
+    yield {
+        "tokenctl_audit": FORMAT,
+        "exported_at": _show(runtime.clock()),
+        "since": None if since is None else _show(since),
+        "until": None if until is None else _show(until),
+    }
+    number, last, newest = _bounds(runtime, since, until)
+    head: Head | None = None
+    while (segment := next_segment(runtime, number)) is not None and (last is None or segment.number <= last):
+        yield from _segment_lines(runtime, segment, head)
+        number, head = segment.number, Head(segment.number, segment.mac, segment.sealed_at)
+    if unsealed:
+        # Those, too, that were sealed meanwhile: no event is left out.
+        yield from _unsealed_lines(runtime, max(number, newest), since, until)
+    yield {"head": None if head is None else str(head)}
+
+
+def write_export(lines: Iterable[Line], path: Path) -> int:
+    """A new file of mode 0600 with these lines, whole or not there; how many lines. Raises InvalidInput."""
+    count = 0
+
+    def write(building: Path) -> None:
+        nonlocal count
+        with building.open("r+b") as file:
+            for line in lines:
+                file.write(json.dumps(line).encode("ascii") + b"\n")
+                count += 1
+            file.flush()
+            os.fsync(file.fileno())
+
+    try:
+        files.create(path, write)
+    except FileExistsError:
+        raise InvalidInput(f"{path} is there already, and stays as it is", hint="name a new file") from None
+    return count
+
+
+@repeated
+def _bounds(runtime: Runtime, since: int | None, until: int | None) -> tuple[int, int | None, int]:
+    """The number before the first segment, the last one (None: as far as it goes), and the newest one now."""
+    if since is None and until is None:
+        return 0, None, 0
+    with runtime.storage.read() as connection:
+        found, head = segments.bounds(connection, since, until), segments.head(connection)
+    newest = 0 if head is None else head.number
+    if found is None:
+        return 0, 0, newest
+    return 0 if since is None else found[0] - 1, found[1], newest
+
+
+def _segment_lines(runtime: Runtime, segment: Segment, before: Head | None) -> Iterator[Line]:
+    previous = before.mac if before is not None and before.number == segment.number - 1 else None
+    if previous is None:
+        previous = NO_SEGMENT if segment.number == 1 else _mac_of(runtime, segment.number - 1)
+    yield {
+        "segment": segment.number,
+        "sealed_at": _show(segment.sealed_at),
+        "events": segment.events,
+        "previous": None if previous is None else previous.hex(),
+        "mac": segment.mac.hex(),
+    }
+    macs = dict(audit_chain.split_members(segment.members))
+    for event in _pages(lambda after: _events_of(runtime, segment.number, after)):
+        mac = macs.get(event.id)
+        yield _event_line(event) | {"mac": None if mac is None else mac.hex()}
+
+
+def _unsealed_lines(runtime: Runtime, number: int, since: int | None, until: int | None) -> Iterator[Line]:
+    first = True
+    for event in _pages(lambda after: _events_behind(runtime, number, after, since, until)):
+        if first:
+            yield {"segment": None}
+            first = False
+        yield _event_line(event)
+
+
+def _pages(read: Callable[[int | None], list[StoredEvent]]) -> Iterator[StoredEvent]:
+    after: int | None = None
+    while page := read(after):
+        yield from page
+        if len(page) < CHUNK:
+            return
+        after = page[-1].id
+
+
+def _event_line(event: StoredEvent) -> Line:
+    data = parse_data(event.data)
+    return {
+        "event": event.id,
+        "at": _show(event.at),
+        "type": event.type,
+        "actor": event.actor,
+        "user_id": None if event.user_id is None else USER_PREFIX + event.user_id.hex(),
+        "token_id": None if event.token_id is None else TOKEN_PREFIX + event.token_id.hex(),
+        "client": event.client_id,
+        "ip": None if event.ip is None else unpack_ip(event.ip),
+        "reason": event.reason,
+        # The MAC is over the text. One that we have not written would not come out of its values again.
+        "data": data if data_text(data) == event.data else event.data,
+    }
+
+
+def _show(instant: int) -> str:
+    """RFC 3339 in UTC with microseconds; an instant that no calendar has as `@` and its µs."""
+    try:
+        moment = _EPOCH + timedelta(microseconds=instant)
+    except OverflowError:
+        return f"@{instant}"
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+@repeated
+def _mac_of(runtime: Runtime, number: int) -> bytes | None:
+    with runtime.storage.read() as connection:
+        return segments.mac_of(connection, number)
+
+
+@repeated
+def _events_of(runtime: Runtime, number: int, after: int | None) -> list[StoredEvent]:
+    with runtime.storage.read() as connection:
+        return segments.events_of(connection, number, after=after)
+
+
+@repeated
+def _events_behind(
+    runtime: Runtime, number: int, after: int | None, since: int | None, until: int | None
+) -> list[StoredEvent]:
+    with runtime.storage.read() as connection:
+        return segments.events_behind(connection, number, after=after, since=since, until=until)
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+class _Header(NamedTuple):
+    from_start: bool
+
+
+class _SegmentLine(NamedTuple):
+    number: int
+    sealed_at: int
+    events: int
+    previous: bytes | None
+    mac: bytes
+
+
+class _Unsealed(NamedTuple):
+    """The events behind it are in no segment."""
+
+
+class _EventLine(NamedTuple):
+    event: StoredEvent
+    #: None for one that its segment did not list, or that is in none.
+    mac: bytes | None
+    line: Line
+
+
+class _Last(NamedTuple):
+    head: Head | None
+
+
+_Entry = _Header | _SegmentLine | _Unsealed | _EventLine | _Last
+
+
+def read_export(lines: Iterable[str | bytes]) -> Iterator[Line]:
+    """The events of an export, as its lines have them, in constant memory. Checks their form, and no MAC.
+
+    Raises InvalidInput, with the number of the line, for what is no export, and at its end for one that was
+    cut: so have it whole before anything is done by it.
+    """
+    last = 0
+    over = False
+    for number, line in enumerate(lines, 1):
+        entry = _parse(line, number)
+        if (number == 1) != isinstance(entry, _Header) or over:
+            raise _no_export(number, "it stands in the wrong place")
+        if isinstance(entry, _EventLine):
+            yield entry.line
+        over, last = isinstance(entry, _Last), number
+    if not over:
+        raise _no_export(last + 1, "it is missing: the last one has the head, so the file was cut")
+
+
+def verify_export(key: bytes, lines: Iterable[str | bytes], report: Report) -> Verification:
+    """Whether a file is what was exported. Raises InvalidInput when it does not begin like one."""
+    check = _Check(key, report)
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = _parse(line, number)
+        except InvalidInput as error:
+            if number == 1:
+                raise
+            report.add(FindingKind.DAMAGED_LINE, error.message, segment=check.number)
+            continue
+        check.take(entry, number)
+    return check.result()
+
+
+@dataclass(slots=True)
+class _Check:
+    """A verification of lines under way."""
+
+    key: bytes
+    report: Report
+    number: int | None = None
+    _segment: _SegmentLine | None = None
+    _before: _SegmentLine | None = None
+    _from_start: bool = False
+    _sealed: bool = True
+    _count: int = 0
+    _line: int = 0
+    _last: _Last | None = None
+    _members: Any = field(default_factory=hashlib.sha256)
+
+    def take(self, entry: _Entry, line: int) -> None:
+        """The next line."""
+        if (line == 1) != isinstance(entry, _Header):
+            if line == 1:
+                raise _no_export(1, "an export begins with another one")
+            self._misplaced(line)
+            return
+        if self._last is not None:
+            self._misplaced(line)
+            return
+        self._line = line
+        match entry:
+            case _Header(from_start):
+                self._from_start = from_start
+            case _SegmentLine():
+                self._close()
+                self._open(entry)
+            case _Unsealed():
+                self._close()
+                self._sealed = False
+            case _EventLine():
+                self._event(entry)
+            case _Last():
+                self._close()
+                self._last = entry
+
+    def result(self) -> Verification:
+        """After the last line."""
+        if not self._line:
+            raise _no_export(1, "the file is empty")
+        self._close()
+        if self._last is None:
+            self._add(FindingKind.CUT, "the line with the head is missing: the end of the file was cut off")
+        elif (self._last.head and str(self._last.head)) != (self.report.head and str(self.report.head)):
+            self._add(FindingKind.CUT, "the last line has the head of another segment than the last one here")
+        return self.report.result()
+
+    def _add(self, kind: FindingKind, detail: str, event_id: int | None = None) -> None:
+        self.report.add(kind, detail, segment=self.number, event_id=event_id)
+
+    def _misplaced(self, line: int) -> None:
+        self._add(FindingKind.DAMAGED_LINE, f"line {line} of the export stands in the wrong place")
+
+    def _open(self, segment: _SegmentLine) -> None:
+        if not self._sealed:
+            self._misplaced(self._line)
+        self._demand_next(segment)
+        self._segment, self.number, self._sealed = segment, segment.number, True
+        self._count, self._members = 0, hashlib.sha256()
+        self.report.pass_segment(Head(segment.number, segment.mac, segment.sealed_at))
+
+    def _demand_next(self, segment: _SegmentLine) -> None:
+        before = self._before
+        first = before.number + 1 if before else 1 if self._from_start else segment.number
+        if segment.number < first:
+            self._misplaced(self._line)
+        elif segment.number > first:
+            last = segment.number - 1
+            missing = f"segment {first} is" if first == last else f"the segments {first} to {last} are"
+            self.report.add(FindingKind.MISSING_SEGMENT, f"{missing} missing", segment=first)
+        elif segment.previous != (before.mac if before else segment.previous):
+            self.report.add(
+                FindingKind.EDITED_SEGMENT,
+                "it is not chained to the segment before it",
+                segment=segment.number,
+            )
+
+    def _event(self, entry: _EventLine) -> None:
+        event, mac = entry.event, entry.mac
+        if not self._sealed:
+            self.report.unsealed += 1
+            return
+        if self._segment is None:
+            self._misplaced(self._line)
+            return
+        self.report.events += 1
+        self.report.progress(1)
+        if mac is None:
+            self._add(FindingKind.INSERTED_EVENT, f"line {self._line}: it has no MAC", event.id)
+            return
+        self._count += 1
+        self._members.update(audit_chain.member(event.id, mac))
+        if not hmac.compare_digest(mac, event_mac(self.key, event)):
+            self._add(FindingKind.EDITED_EVENT, f"line {self._line}: it is not what was sealed", event.id)
+
+    def _close(self) -> None:
+        """The segment whose events are all here."""
+        segment, self._segment = self._segment, None
+        if segment is None:
+            return
+        self._before = segment
+        there = f"it was sealed with {segment.events:,} events, and {self._count:,} are here"
+        if self._count < segment.events:
+            self._add(FindingKind.DELETED_EVENT, there)
+        elif self._count > segment.events:
+            self._add(FindingKind.INSERTED_EVENT, there)
+        elif not self._holds(segment):
+            self._add(
+                FindingKind.EDITED_SEGMENT,
+                "its MAC does not hold: its line was changed, or its events are not those that were sealed",
+            )
+
+    def _holds(self, segment: _SegmentLine) -> bool:
+        previous = NO_SEGMENT if segment.number == 1 else segment.previous
+        if previous is None or previous != segment.previous:
+            return False
+        mac = audit_chain.segment_mac(
+            self.key,
+            previous=previous,
+            number=segment.number,
+            sealed_at=segment.sealed_at,
+            members_hash=self._members.digest(),
+        )
+        return hmac.compare_digest(mac, segment.mac)
+
+
+# --- one line --------------------------------------------------------------------------------
+
+
+def _no_export(number: int, why: str) -> InvalidInput:
+    return InvalidInput(f"line {number} is no line of an exported audit log: {why}", hint=_HINT, line=number)
+
+
+def _parse(line: str | bytes, number: int) -> _Entry:
+    """The entry on a line. Raises InvalidInput, which repeats nothing of it."""
+    try:
+        fields = json.loads(line, object_pairs_hook=_once)
+    except _Twice:
+        raise _no_export(number, "it has a name twice") from None
+    except (ValueError, RecursionError):
+        raise _no_export(number, "it is not JSON") from None
+    if not isinstance(fields, dict):
+        raise _no_export(number, "it is no JSON object")
+    try:
+        for names, make in _KINDS:
+            if fields.keys() == names:
+                return make(fields)
+    except (_Wrong, InvalidInput) as error:
+        raise _no_export(number, str(error)) from None
+    raise _no_export(number, "its fields are not those of any")
+
+
+class _Twice(Exception):
+    """A name that an object has twice: two readers could see two different objects."""
+
+
+class _Wrong(Exception):
+    """What is wrong with a field."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise _Twice
+    return fields
+
+
+def _header(fields: Line) -> _Header:
+    if fields["tokenctl_audit"] != FORMAT or isinstance(fields["tokenctl_audit"], bool):
+        raise _Wrong(f"its form is not {FORMAT}, the one that this release reads")
+    return _Header(fields["since"] is None)
+
+
+def _segment_line(fields: Line) -> _SegmentLine:
+    number, count = _number(fields, "segment"), _number(fields, "events")
+    if number < 1 or count < 1:
+        raise _Wrong("segment and events are at least 1")
+    mac = _bytes(fields, "mac", 32)
+    if mac is None:
+        raise _Wrong("mac is 64 hex digits")
+    return _SegmentLine(number, _instant(fields, "sealed_at"), count, _bytes(fields, "previous", 32), mac)
+
+
+def _unsealed_line(fields: Line) -> _Unsealed:
+    if fields["segment"] is not None:
+        raise _Wrong("segment alone is null")
+    return _Unsealed()
+
+
+def _event_entry(fields: Line) -> _EventLine:
+    data = fields["data"]
+    if not isinstance(data, str | dict):
+        raise _Wrong("data is a JSON object, or a text")
+    event = StoredEvent(
+        id=_number(fields, "event"),
+        at=_instant(fields, "at"),
+        type=_text(fields, "type") or "",
+        actor=_text(fields, "actor"),
+        user_id=_public_id(fields, "user_id", USER_PREFIX),
+        token_id=_public_id(fields, "token_id", TOKEN_PREFIX),
+        client_id=_text(fields, "client"),
+        ip=_address(fields, "ip"),
+        reason=_text(fields, "reason"),
+        data=_encodable("data", data if isinstance(data, str) else data_text(data)),
+    )
+    if fields["type"] is None:
+        raise _Wrong("type is a text")
+    return _EventLine(event, _bytes(fields, "mac", 16) if "mac" in fields else None, fields)
+
+
+def _last_line(fields: Line) -> _Last:
+    head = _text(fields, "head")
+    return _Last(None if head is None else Head.parse(head))
+
+
+_EVENT_FIELDS = {
+    "event", "at", "type", "actor", "user_id", "token_id", "client", "ip", "reason", "data",
+}  # fmt: skip
+_KINDS: tuple[tuple[set[str], Callable[[Line], _Entry]], ...] = (
+    (_EVENT_FIELDS | {"mac"}, _event_entry),
+    (_EVENT_FIELDS, _event_entry),
+    ({"segment", "sealed_at", "events", "previous", "mac"}, _segment_line),
+    ({"segment"}, _unsealed_line),
+    ({"head"}, _last_line),
+    ({"tokenctl_audit", "exported_at", "since", "until"}, _header),
+)
+
+
+def _number(fields: Line, name: str) -> int:
+    value = fields[name]
+    if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
+        raise _Wrong(f"{name} is a whole number")
+    return value
+
+
+def _text(fields: Line, name: str) -> str | None:
+    value = fields[name]
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise _Wrong(f"{name} is a text or null")
+    return _encodable(name, value)
+
+
+def _encodable(name: str, value: str) -> str:
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise _Wrong(f"{name} is no Unicode text") from None
+    return value
+
+
+def _bytes(fields: Line, name: str, length: int) -> bytes | None:
+    value = _text(fields, name)
+    if value is None:
+        return None
+    if len(value) != 2 * length or not _HEX.fullmatch(value):
+        raise _Wrong(f"{name} is {2 * length} hex digits or null")
+    return bytes.fromhex(value)
+
+
+def _public_id(fields: Line, name: str, prefix: str) -> bytes | None:
+    value = _text(fields, name)
+    if value is None:
+        return None
+    digits = value.removeprefix(prefix)
+    if digits == value or not _HEX.fullmatch(digits):
+        raise _Wrong(f"{name} is {prefix} and hex digits, or null")
+    return bytes.fromhex(digits)
+
+
+def _address(fields: Line, name: str) -> bytes | None:
+    value = _text(fields, name)
+    packed = None if value is None else pack_ip(value)
+    if packed is not None and unpack_ip(packed) != value:
+        raise _Wrong(f"{name} is an address in its usual spelling, or null")
+    return packed
+
+
+def _instant(fields: Line, name: str) -> int:
+    value = _text(fields, name)
+    if value is None or not _INSTANT.fullmatch(value):
+        raise _Wrong(f"{name} is an instant such as 2026-01-31T12:00:00.000000Z")
+    try:
+        instant = (
+            int(value[1:])
+            if value.startswith("@")
+            else (datetime.fromisoformat(value) - _EPOCH) // timedelta(microseconds=1)
+        )
+        spelt = _show(instant)
+    except (ValueError, OverflowError):
+        spelt = None
+    if spelt != value or not -(2**63) <= instant < 2**63:
+        raise _Wrong(f"{name} is no instant")
+    return instant
