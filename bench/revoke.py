@@ -45,7 +45,8 @@ _MARK = "revoked_at = {now}, revoked_reason = 'bench', revoked_by = 'bench'"
 _UPDATE = f"UPDATE refresh_tokens SET {_MARK} WHERE client_id = 'default' AND revoked_at IS NULL"
 _EVENTS = (
     "INSERT INTO events (at, type, actor, user_id, token_id, client_id, reason, data)"
-    " SELECT {now}, 'token.revoke', 'bench', user_id, id, client_id, 'bench', '{{\"access_until\":' || access_until || '}}'"
+    " SELECT {now}, 'token.revoke', 'bench', user_id, id, client_id, 'bench',"
+    " '{{\"access_until\":' || access_until || '}}'"
     " FROM refresh_tokens WHERE revoked_at = {now}"
 )
 
@@ -70,7 +71,7 @@ def main() -> int:
         directory = Path(name)
         directory.chmod(0o755)
         lines = directory / "strings.txt"
-        named = list(_logins(rows))
+        named = list(some_logins(rows))
         _write_strings(lines, named)
         for database in given.databases.split(","):
             with _DATABASES[database](directory, named) as copy:
@@ -90,7 +91,7 @@ class _Login:
     user: int
 
 
-def _logins(rows: int) -> Iterator[_Login]:
+def some_logins(rows: int) -> Iterator[_Login]:
     chance = random.Random(1)
     for i in range(rows):
         created = _NOW - logins.DAY + i * (logins.DAY // rows)
@@ -190,7 +191,7 @@ def _sqlite(directory: Path, named: list[_Login]) -> Iterator[_Copies]:
 
 
 @contextmanager
-def _postgresql(directory: Path, named: list[_Login]) -> Iterator[_Copies]:
+def on_postgresql(directory: Path, named: list[_Login]) -> Iterator[_Copies]:
     key = directory / "postgres.key"
     key.write_text(format_master_key(logins.MASTER_KEY) + "\n")
     with postgres.cluster() as server:
@@ -243,7 +244,7 @@ def _fill(connection: psycopg.Connection, named: list[_Login]) -> None:
             copy.write_row((*who, begin, _NOW - 1, _NOW + 600_000_000, end, 14 * logins.DAY, 0))
 
 
-_DATABASES = {"sqlite": _sqlite, "postgresql": _postgresql}
+_DATABASES = {"sqlite": _sqlite, "postgresql": on_postgresql}
 
 
 # --- the table -------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def path() -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["startup", "rotate", "purge", "http", "http_postgres", "login", "scan", "seal"]
+    "name", ["startup", "rotate", "purge", "http", "http_postgres", "login", "scan", "revoke", "incident", "seal"]
 )
 def test_a_benchmark_runs_and_prints_its_table(name: str, path: str) -> None:
     done = subprocess.run(

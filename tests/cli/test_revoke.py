@@ -244,3 +244,63 @@ class TestVerify:
         assert process.returncode == 130
         found = json.loads(out)
         assert (found["revoked"], found["verified_at"]) == (1, None)
+
+
+# --- again, after a restore --------------------------------------------------------------------
+
+
+class TestFromAudit:
+    @pytest.fixture
+    def restored(self, tool: Tool, real: Path, tmp_path: Path) -> dict[str, str]:
+        """A backup, then two revocations and a login, an export, and the backup is back; the ids."""
+        found: dict[str, str] = {}
+
+        def login(name: str) -> None:
+            done = tool("issue", "--user", "bob", "--json")
+            assert done.returncode == 0, done.stderr
+            found[name] = str(json.loads(done.stdout)["id"])
+
+        for name in ("first", "second", "kept"):
+            login(name)
+        assert tool("db", "backup", "monday.db").returncode == 0
+        login("later")
+        done = tool("revoke", found["first"], found["second"], found["later"], "--yes", "--reason", "INC-7")
+        assert done.returncode == 0
+        exported = tool("audit", "export")
+        (tmp_path / "audit.jsonl").write_text(exported.stdout)
+        done = tool("db", "restore", "monday.db", "--yes")
+        assert done.returncode == 0, done.stderr
+        assert alive(tool, "--user", "bob") == 3
+        return found
+
+    def test_revocations_since_the_backup_are_done_again(self, tool: Tool, restored: dict[str, str]) -> None:
+        done = tool("revoke", "--from-audit", "audit.jsonl", "--yes", "--reason", "after restore", "--json")
+        counts = json.loads(done.stdout)
+        # The backup does not know the login that came later: it is gone with it.
+        assert (done.returncode, counts["revoked"], counts["unknown"]) == (3, 2, 1)
+        left = tool("list", "--user", "bob", "--state", "live", "-o", "id")
+        assert left.stdout == f"{restored['kept']}\n"
+        again = tool("revoke", "--from-audit", "audit.jsonl", "--yes", "--json")
+        assert json.loads(again.stdout)["already_dead"] == 2
+
+    def test_it_can_be_looked_at_first(self, tool: Tool, restored: dict[str, str]) -> None:
+        done = tool("revoke", "--from-audit", "audit.jsonl", "--dry-run", "--json")
+        assert (done.returncode, json.loads(done.stdout)["would_revoke"]) == (3, 2)
+
+    @pytest.mark.parametrize(
+        ("content", "code"),
+        [
+            pytest.param(b"", 2, id="empty"),
+            pytest.param(b"junk\n", 2, id="junk"),
+            pytest.param(b"\xff\xfe\x00\n", 2, id="binary"),
+            pytest.param(b'{"a": 1}\n', 2, id="other-json"),
+            pytest.param(b"[" * 100_000, 2, id="deep"),
+        ],
+    )
+    @pytest.mark.usefixtures("sample")
+    def test_what_is_no_export(self, tool: Tool, tmp_path: Path, content: bytes, code: int) -> None:
+        (tmp_path / "audit.jsonl").write_bytes(content)
+        done = tool("revoke", "--from-audit", "audit.jsonl", "--yes")
+        assert done.returncode == code, done.stderr
+        assert "Try: " in done.stderr
+        assert "Traceback" not in done.stderr
