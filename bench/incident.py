@@ -33,7 +33,7 @@ _STORY = (
     (f"(tokenctl scan leak.txt -o id; {_FIND} -o id) | tokenctl revoke - --dry-run", {0}),
     (f"tokenctl revoke --plan 7f3a --reason INC-7 --confirm {_USERS}", {0}),
     ("tokenctl scan leak.txt", {0}),
-    (f"{_FIND} --state live", {0}),
+    (_FIND, {0}),
     ("tokenctl evidence --reason INC-7 -o INC-7.tgz", {0}),
     ("tokenctl audit verify", {0}),
 )

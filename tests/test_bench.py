@@ -28,7 +28,8 @@ def path() -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["startup", "rotate", "purge", "http", "http_postgres", "login", "scan", "revoke", "incident", "seal"]
+    "name",
+    ["startup", "rotate", "purge", "http", "http_postgres", "login", "scan", "revoke", "incident", "seal"],
 )
 def test_a_benchmark_runs_and_prints_its_table(name: str, path: str) -> None:
     done = subprocess.run(
@@ -41,7 +42,34 @@ def test_a_benchmark_runs_and_prints_its_table(name: str, path: str) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    header, rule, *_ = done.stdout.splitlines()
+    _demand_table(done.stdout)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(["--database", "postgresql"], id="postgresql"),
+        pytest.param(["--beside", "4"], id="beside, sqlite"),
+        pytest.param(["--beside", "4", "--database", "postgresql"], id="beside, postgresql"),
+        pytest.param(["--peers"], id="peers"),
+    ],
+)
+def test_so_do_the_other_tables_of_the_purge(options: list[str], path: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.purge", "--quick", *options],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": path},
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    _demand_table(done.stdout)
+
+
+def _demand_table(printed: str) -> None:
+    header, rule, *_ = printed.splitlines()
     assert header.startswith("| ")
     assert rule.startswith("|-")
-    assert f"Python {sys.version_info.major}." in done.stdout
+    assert f"Python {sys.version_info.major}." in printed

@@ -44,6 +44,7 @@ _VARIES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"(rt|usr)_[0-9a-f]{32}"), r"\1_…"),
     (re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)"), "<time>"),
     (re.compile(r'"seconds": [\d.]+'), '"seconds": …'),
+    (re.compile(r"sha256 [0-9a-f]{64}"), "sha256 …"),
     (re.compile(r"(signing key +)[\w-]{43}"), r"\1…"),
     (re.compile(r"\b(expires_at|access_until|rotated_at)=\S+"), r"\1=…"),
 ]

@@ -177,6 +177,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "audience": None,
         "algorithm": "ES256",
         "purge_retention": "7d",
+        "purge_every": None,
         "host": "127.0.0.1",
         "port": "8460",
         "tls_cert": None,
@@ -234,6 +235,7 @@ def test_what_is_allowed(values: dict[str, Any]) -> None:
             {"idle_ttl": timedelta(minutes=10)}, ["idle_ttl", "access_ttl"], id="idle equals access"
         ),
         pytest.param({"purge_retention": timedelta(days=-1)}, ["purge_retention"], id="negative retention"),
+        pytest.param({"purge_every": timedelta()}, ["purge_every"], id="purging without a pause"),
         pytest.param({"foreign_retry": "ignore"}, ["foreign_retry"], id="unknown choice"),
         pytest.param({"algorithm": "none"}, ["algorithm"], id="algorithm none"),
         pytest.param({"algorithm": "es256"}, ["algorithm"], id="algorithm in small letters"),
@@ -333,6 +335,7 @@ EXAMPLES = {
     "audience": "api",
     "algorithm": "RS256",
     "purge_retention": "1d",
+    "purge_every": "1d",
     "host": "192.0.2.1",
     "port": "443",
     "tls_cert": "/tls/chain.pem",

@@ -82,7 +82,8 @@ def format_duration(duration: timedelta) -> str:
     return ("-" if duration < timedelta() else "") + "".join(parts)
 
 
-def _parse_idle(text: str) -> timedelta | None:
+def parse_optional_duration(text: str) -> timedelta | None:
+    """The same, where there may be none: `none` or `off`."""
     return None if text in {"none", "off"} else parse_duration(text)
 
 
@@ -273,7 +274,7 @@ class Settings:
         metadata=_about(
             "How long a login lives without being used; `none` switches this limit off.",
             _or_none(_duration(_TICK, 3650 * _DAY)),
-            _parse_idle,
+            parse_optional_duration,
         ),
     )
     grace: timedelta = field(
@@ -309,6 +310,14 @@ class Settings:
             "How long a dead login is kept as evidence before a purge deletes it.",
             _duration(timedelta(), 3650 * _DAY),
             parse_duration,
+        ),
+    )
+    purge_every: timedelta | None = field(
+        default=None,
+        metadata=_about(
+            "How often `serve` purges by itself; not set, or `none`: never.",
+            _or_none(_duration(_SECOND, 365 * _DAY)),
+            parse_optional_duration,
         ),
     )
 

@@ -214,7 +214,11 @@ def test_an_error_class_stands_where_the_others_do() -> None:
 # What becomes a hint: these arguments, parameters and variables.
 HINTS = {"hint", "fix", "look", "flags", "_STATES", "_NO_CONNECTION", "SCHEMA_DAMAGED"}
 # The names of variables that stand in the place of a command. There is one job that waits for another.
-STANDS_FOR = {("storage/locks.py", "name"): "purge", ("storage/postgres.py", "job"): "purge"}
+STANDS_FOR = {
+    ("storage/locks.py", "name"): "purge",
+    ("storage/postgres.py", "job"): "purge",
+    ("storage/postgres.py", "_name"): "purge",
+}
 
 
 def texts(path: str, node: ast.AST) -> Iterator[str]:

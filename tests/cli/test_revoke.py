@@ -153,10 +153,10 @@ class TestFromFile:
             10: (STOLEN, "already_dead"),
         }
         assert "tkr1_" not in report.read_text() + done.stdout + done.stderr
-        # It is never written over, and without it nothing is done.
+        # What it told stays, and a second run goes on.
         again = tool(*argv, "--report", "report.csv")
-        assert again.returncode == 2
-        demand_three_parts(again.stderr, "input.invalid", "a new file")
+        assert again.returncode == 3
+        assert len(report.read_text().splitlines()) == 1 + 2 * len(rows)
 
     def test_stdin_and_selectors_with_it(self, tool: Tool, leak: Path) -> None:
         done = tool("revoke", "--from-file", "-", "--user", "olga", "--yes", "--json", input=leak.read_text())
@@ -187,9 +187,11 @@ class TestFromFile:
         assert not (tmp_path / "report.csv").exists()
         assert alive(tool, "--user", "olga") == 2
 
-    def test_a_disk_that_is_full(self, tool: Tool, leak: Path) -> None:
-        done = tool("revoke", "--from-file", "leak.txt", "--yes", "--report", "/dev/full")
-        assert done.returncode == 2  # it exists
+    @pytest.mark.parametrize("path", ["/dev/full", ".", "none/report.csv"])
+    def test_a_report_that_cannot_be_written(self, tool: Tool, leak: Path, path: str) -> None:
+        done = tool("revoke", "--from-file", "leak.txt", "--yes", "--report", path)
+        assert done.returncode == 2
+        demand_three_parts(done.stderr, "input.invalid", "a new file")
         assert alive(tool, OTHER) == 1
 
 
@@ -304,3 +306,44 @@ class TestFromAudit:
         assert done.returncode == code, done.stderr
         assert "Try: " in done.stderr
         assert "Traceback" not in done.stderr
+
+
+# --- when the output fails ---------------------------------------------------------------------
+
+
+def test_what_was_done_is_told_although_stdout_is_full(sample: Path, tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "tokenctl", "revoke", LIVE, "--yes"],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert "this was done, and could not be written to stdout: revoked 1" in done.stderr
+
+
+@pytest.mark.usefixtures("sample")
+def test_a_report_goes_on_where_a_run_was_stopped(tool: Tool, tmp_path: Path) -> None:
+    (tmp_path / "leak.txt").write_text(f"{LIVE}\n{OTHER}\n")
+    report = tmp_path / "report.csv"
+    report.write_text(f"line,id,result\n1,{LIVE},revoked\n")
+    assert tool("revoke", "--from-file", "leak.txt", "--yes", "--report", "report.csv").returncode == 0
+    assert report.read_text().count("\n") == 4
+    report.write_text("something else\n")
+    done = tool("revoke", "--from-file", "leak.txt", "--yes", "--report", "report.csv")
+    assert done.returncode == 2
+    demand_three_parts(done.stderr, "input.invalid", "a new file")
+    assert report.read_text() == "something else\n"
+
+
+def test_a_plan_of_everything_wants_the_number_of_users(tool: Tool, real: Path) -> None:
+    assert tool("issue", "--user", "bob").returncode == 0
+    shown = planned(tool, "--all")
+    done = tool("revoke", "--plan", str(shown["plan"]), "--yes")
+    assert done.returncode == 5
+    demand_three_parts(done.stderr, "confirm.missing", "--confirm 1")

@@ -400,7 +400,8 @@ def test_revoke_from_stdin_takes_everything_and_counts_it(tool: Tool, strings: d
         del counts[name]
     assert counts == {
         "revoked": 2,
-        "already_dead": 3,
+        "already_dead": 2,
+        "repeated": 1,
         "unknown": 1,
         "forged": 1,
         "malformed": 4,

@@ -5,25 +5,20 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import signal
-import sqlite3
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.cli import environment, run, run_on_terminal
+from tests.cli import environment, run
 from tests.cli.warm import Warm
 from tests.sample import SAMPLE
-from tokenctl.core import ids
-from tokenctl.storage.locks import exclusive
 
 PASSWORD = "mauve kettle under nine ladders"
 Tool = Callable[..., subprocess.CompletedProcess[str]]
@@ -154,133 +149,3 @@ def test_purge_needs_neither_stdin_nor_a_terminal(sample: Path) -> None:
     assert done.returncode == 0
     summary = json.loads(done.stdout)
     assert (summary["purged"], summary["batches"], summary["complete"]) == (5, 1, True)
-
-
-# --- a purge that takes its time ---------------------------------------------------------------
-
-DEAD_ROWS = 100_000
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a database of many rows that are dead for long, and 10 live ones among them."""
-    directory = tmp_path_factory.mktemp("full")
-    assert run("init", cwd=directory).returncode == 0
-    assert run("create-user", "bob", "--no-password", cwd=directory).returncode == 0
-    now = time.time_ns() // 1_000
-    month, day = 30 * 86_400_000_000, 86_400_000_000
-    with closing(sqlite3.connect(directory / "tokenctl.db")) as connection, connection:
-        [(bob,)] = connection.execute("SELECT id FROM users")
-
-        def row(n: int) -> tuple[object, ...]:
-            live = n % (DEAD_ROWS // 10 + 1) == 7
-            created = now - day if live else now - 3 * month + n
-            raw_id = ids.uuid7(created, n.to_bytes(10, "big"))
-            return raw_id, bob, created, created, created, created + month
-
-        connection.executemany(
-            "INSERT INTO refresh_tokens (id, user_id, client_id, scope, generation, secret_hash, created_at,"
-            " rotated_at, access_until, expires_at, context_changed)"
-            " VALUES (?, ?, 'default', '', 0, zeroblob(32), ?, ?, ?, ?, 0)",
-            (row(n) for n in range(DEAD_ROWS + 10)),
-        )
-    return directory
-
-
-@pytest.fixture
-def many(full: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    shutil.copytree(full, tmp_path, dirs_exist_ok=True)
-    return tmp_path / "tokenctl.db"
-
-
-def count(database: Path) -> int:
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        return int(connection.execute("SELECT count(*) FROM refresh_tokens").fetchone()[0])
-
-
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [
-        pytest.param(signal.SIGINT, 130, id="SIGINT"),
-        pytest.param(signal.SIGTERM, 143, id="SIGTERM"),
-    ],
-)
-def test_a_purge_that_is_stopped_finishes_its_batch_and_the_next_one_goes_on(
-    tool: Tool, many: Path, number: int, code: int
-) -> None:
-    total = count(many)
-    command = [sys.executable, "-m", "tokenctl", "purge", "--json", "--batch", "500"]
-    with subprocess.Popen(
-        command, env=environment(), cwd=many.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        while count(many) == total:
-            assert process.poll() is None, "it ended before it could be stopped"
-            time.sleep(0.01)
-        # It runs: a second one is told so, and by whom.
-        second = tool("purge")
-        assert (second.returncode, second.stdout) == (11, "")
-        assert f"a purge is already running (pid {process.pid}" in second.stderr
-        assert process.poll() is None, "it ended before it could be stopped"
-        process.send_signal(number)
-        out, err = process.communicate(timeout=20)
-    assert process.returncode == code, err
-    assert b"Traceback" not in err
-    summary = json.loads(out)
-    assert summary["complete"] is False
-    assert summary["purged"] == total - count(many) == 500 * summary["batches"]
-
-    rest = tool("purge", "--json", "--batch", "50000")
-    assert rest.returncode == 0
-    assert json.loads(rest.stdout)["complete"] is True
-    assert json.loads(rest.stdout)["purged"] + summary["purged"] == DEAD_ROWS
-    assert count(many) == 10
-    wanted = ("--type", "purge", "--type", "purge.batch")
-    events = json.loads(tool("audit", "tail", "-n", "1000", *wanted, "--json").stdout)
-    runs = [event["data"]["complete"] for event in events if event["type"] == "purge"]
-    assert runs == [False, True]
-    batches = [event["data"]["purged"] for event in events if event["type"] == "purge.batch"]
-    assert sum(batches) == DEAD_ROWS
-
-
-def test_a_purge_stops_after_its_time(tool: Tool, many: Path) -> None:
-    done = tool("purge", "--json", "--batch", "500", "--max-runtime", "300ms")
-    summary = json.loads(done.stdout)
-    assert (done.returncode, summary["complete"]) == (0, False)
-    assert 0 < summary["purged"] < DEAD_ROWS
-    assert summary["purged"] == DEAD_ROWS + 10 - count(many)
-    assert "stopped early, the next run goes on" in tool("purge", "--max-runtime", "0s").stdout
-
-
-def test_a_purge_waits_for_the_other_when_told_so(tool: Tool, sample: Path) -> None:
-    began = time.monotonic()
-    with exclusive(sample, "purge"):
-        refused = tool("purge", "--lock-wait", "500ms")
-    assert refused.returncode == 11
-    assert time.monotonic() - began >= timedelta(milliseconds=500).total_seconds()
-
-
-def test_a_purge_shows_its_progress_on_a_terminal_and_as_json_lines(tool: Tool, many: Path) -> None:
-    code, shown = run_on_terminal(
-        "purge",
-        "--batch",
-        "100",
-        "--max-runtime",
-        "2s",
-        cwd=many.parent,
-        env={"TERM": "xterm", "COLUMNS": "90"},
-    )
-    assert code == 0
-    assert shown.startswith("purging …")
-    steps = [int(step.replace(",", "")) for step in re.findall(r"([\d,]+)/", shown)]
-    assert steps
-    assert steps == sorted(steps)
-    assert 0 < steps[-1] <= DEAD_ROWS
-    assert re.search(r"purged [\d,]+ in [\d,]+ batches, \d+\.\d s", shown.splitlines()[-1])
-
-    done = tool("purge", "-o", "jsonl", "--batch", "500", "--max-runtime", "2s")
-    *progress, summary = [json.loads(line) for line in done.stdout.splitlines()]
-    assert progress
-    assert all(set(each) == {"purged", "found"} for each in progress)
-    assert progress[-1]["purged"] <= summary["purged"]
-    assert done.stderr == ""

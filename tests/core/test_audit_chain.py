@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tokenctl.core import audit_chain
-from tokenctl.core.audit_chain import NO_SEGMENT, Head, StoredEvent, event_mac, segment_mac
+from tokenctl.core.audit_chain import NO_SEGMENT, Ends, Head, StoredEvent, event_mac, export_mac, segment_mac
 from tokenctl.core.keys import derive_keys
 from tokenctl.errors import InvalidInput
 
@@ -148,3 +148,27 @@ def test_every_other_spelling_of_a_head_is_refused(text: str) -> None:
         Head.parse(text)
     assert "tokenctl audit head" in refused.value.hint
     assert len(refused.value.message) < 60
+
+
+def test_the_mac_of_an_export_is_over_each_of_its_ends() -> None:
+    ends = Ends(5, 1, 9, 3, "4-" + "a" * 64, bytes(32))
+    text = b"tokenctl/1 audit export\0"
+    for number in (5, 1, 9, 3):
+        text += b"\x01" + number.to_bytes(8, "big")
+    text += (
+        b"\x03" + (66).to_bytes(4, "big") + b"4-" + b"a" * 64 + b"\x02" + (32).to_bytes(4, "big") + bytes(32)
+    )
+    assert export_mac(KEY, ends) == digest(KEY, text, "sha256")
+    others = [
+        ends._replace(since=None),
+        ends._replace(until=None),
+        ends._replace(first=None),
+        ends._replace(head=None),
+    ]
+    others += [
+        ends._replace(exported_at=6),
+        ends._replace(unsealed=bytes(31) + b"x"),
+        ends._replace(since=9, until=1),
+    ]
+    macs = [export_mac(KEY, ends), *(export_mac(KEY, other) for other in others)]
+    assert len(set(macs)) == len(macs)

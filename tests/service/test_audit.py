@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
+from io import BufferedReader, BytesIO, RawIOBase
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -33,8 +36,8 @@ from tokenctl import (
     initialise,
 )
 from tokenctl.core.context import Context
-from tokenctl.service.audit import read_export
 from tokenctl.service.backup import copy
+from tokenctl.service.exporting import LONGEST_LINE, export, read_export
 from tokenctl.service.sealing import Sealed
 from tokenctl.service.verifying import MOST_FINDINGS, FindingKind, Verification
 from tokenctl.storage import segments
@@ -120,6 +123,19 @@ def test_gaps_in_the_ids_hide_nothing(service: TokenService, settings: Settings)
         add_rows(settings, "events", [{"id": far, "at": START, "type": "purge", "data": "{}"}])
     assert service.audit.seal().events == 6
     assert service.audit.verify().holds
+
+
+@pytest.mark.parametrize("far", [6_000, 2**63 - 300])
+def test_a_gap_behind_full_segments_hides_nothing(
+    service: TokenService, settings: Settings, far: int
+) -> None:
+    """Such as ids that a large transaction took and rolled back."""
+    add_events(settings, 999)
+    row = {"at": START, "type": "user.create", "data": "{}"}
+    add_rows(settings, "events", [row | {"id": far + number} for number in range(300)])
+    assert service.audit.seal() == Sealed(segments=3, events=1_300)
+    assert service.audit.unsealed() == 0
+    assert sum("event" in json.loads(line) for line in lines_of(service)) == 1_300
 
 
 def test_stopped_after_the_first_segment_the_next_run_goes_on(
@@ -234,6 +250,45 @@ def test_a_sealer_waits_for_no_row_that_another_has(postgres: Postgres, tmp_path
             assert service.audit.verify().holds
 
 
+def test_a_large_transaction_that_commits_late_hides_nothing_behind_it(
+    postgres: Postgres, tmp_path: Path, clock: Clock
+) -> None:
+    """It fills two segments to the last place, and what comes next is sealed already."""
+    insert = b"INSERT INTO events (at, type, data) SELECT 1, 'x', '{}' FROM generate_series(1, %d)"
+    with postgres.new() as url:
+        settings = Settings(database=url, key_file=str(tmp_path / "key"))
+        (tmp_path / "key").write_text(_key_text())
+        with TokenService(settings, clock=clock) as service, closing(psycopg.connect(url)) as late:
+            service.audit.seal()
+            late.execute(insert % 1_000)
+            run_sql(settings, (insert % 3_000).decode())
+            assert service.audit.seal().events == 3_000
+            late.commit()
+            run_sql(settings, (insert % 300).decode())
+            exported = [json.loads(line) for line in lines_of(service)]
+            assert sum("event" in line for line in exported) == 4_301
+            assert service.audit.unsealed() == 0
+            assert service.audit.verify().holds
+
+
+def test_what_another_has_in_hand_is_passed_over_and_exported(
+    postgres: Postgres, tmp_path: Path, clock: Clock
+) -> None:
+    with postgres.new() as url:
+        settings = Settings(database=url, key_file=str(tmp_path / "key"))
+        (tmp_path / "key").write_text(_key_text())
+        with TokenService(settings, clock=clock) as service, closing(psycopg.connect(url)) as another:
+            row = {"at": START, "type": "user.create", "data": "{}"}
+            add_rows(settings, "events", [row | {"id": 5_000}, row | {"id": 9_000}])
+            another.execute("SELECT id FROM events WHERE id < 9000 FOR UPDATE")
+            assert service.audit.seal() == Sealed(segments=1, events=1)
+            lines = lines_of(service)
+            done = service.audit.verify_export(lines)
+            assert (done.holds, done.events, done.unsealed, done.ends_proven) == (True, 1, 2, True)
+            another.rollback()
+            assert service.audit.seal().events == 2
+
+
 def _key_text() -> str:
     from tests.conftest import MASTER_KEY
     from tokenctl.core.keys import format_master_key
@@ -300,6 +355,53 @@ def test_a_text_that_is_none_is_found_and_named(sealed: TokenService, settings: 
     assert found(sealed.audit.verify()) == [(FindingKind.EDITED_EVENT, 2, event_id)]
     lines = [json.dumps(line) for line in sealed.audit.export()]
     assert found(sealed.audit.verify_export(lines)) == [(FindingKind.EDITED_EVENT, 2, event_id)]
+
+
+def _force(settings: Settings, change: str, event_id: int) -> None:
+    """A change that no constraint lets in."""
+    if is_postgres(settings):
+        run_sql(settings, "ALTER TABLE events DROP CONSTRAINT ck_events_ip")
+        run_sql(settings, f"UPDATE events SET {change} WHERE id = ?", event_id)
+        return
+    with closing(sqlite3.connect(settings.database, isolation_level=None)) as connection:
+        connection.execute("PRAGMA ignore_check_constraints = 1")
+        connection.execute(f"UPDATE events SET {change} WHERE id = ?", [event_id])
+
+
+@pytest.mark.parametrize(
+    ("change", "column", "seen"),
+    [
+        pytest.param({"sqlite": "ip = x'00ff'", "pg": "ip = '\\x00ff'"}, "ip_text", "00ff", id="ip"),
+        pytest.param({"sqlite": "ip = x''", "pg": "ip = ''"}, "ip_text", "", id="no ip"),
+        pytest.param({"sqlite": "reason = CAST(x'494e43ff' AS TEXT)"}, "reason", "INC\udcff", id="no text"),
+        pytest.param({"sqlite": "type = CAST(x'78ff' AS TEXT)"}, "type", "x\udcff", id="no type"),
+        pytest.param(
+            dict.fromkeys(("sqlite", "pg"), "data = '[1]'"), "data", {"unreadable": "[1]"}, id="data"
+        ),
+        pytest.param(
+            dict.fromkeys(("sqlite", "pg"), f"data = '{{\"a\":{'[' * 700}{']' * 700}}}'"),
+            "data",
+            {"unreadable": f'{{"a":{"[" * 700}{"]" * 700}}}'},
+            id="deep data",
+        ),
+    ],
+)
+def test_a_tampered_event_hides_no_other(
+    sealed: TokenService, settings: Settings, change: dict[str, str], column: str, seen: Any
+) -> None:
+    kind = "pg" if is_postgres(settings) else "sqlite"
+    if kind not in change:  # it lets none in: see above
+        return
+    event_id = ids_of(settings, 2)[2]
+    _force(settings, change[kind], event_id)
+    token = "rt_" + b"t".hex() * 16
+    audit = sealed.audit
+    for read in (audit.tail(100), audit.after(0), [*audit.search()], [*audit.search(token_id=[token])]):
+        assert len(read) in {15, 16}
+        [event] = [event for event in read if event.id == event_id]
+        assert getattr(event, column) == seen
+    lines = lines_of(sealed)
+    assert found(audit.verify()) == found(audit.verify_export(lines)) == [("edited_event", 2, event_id)]
 
 
 @pytest.mark.parametrize("place", [0, 2, -1])
@@ -570,6 +672,17 @@ def test_a_search_by_token_and_for_a_user_who_is_gone(eventful: TokenService) ->
         eventful.audit.search(user=["ada"])
 
 
+def test_the_newest_of_some_types_are_named_by_the_same_patterns(eventful: TokenService) -> None:
+    assert [event.type for event in eventful.audit.tail(types=["token.*", "key.creat?"])] == [
+        each for each in ALL if not each.startswith("user")
+    ]
+    assert [event.type for event in eventful.audit.tail(1, types=["user.create"])] == ["user.create"]
+    assert eventful.audit.tail(types=["token"]) == []
+    for wrong in ([""], ["a"] * 101):
+        with pytest.raises(InvalidInput):
+            eventful.audit.tail(types=wrong)
+
+
 def test_a_search_goes_over_pages(service: TokenService, settings: Settings) -> None:
     add_events(settings, 1_201, reason="many")
     assert len(list(service.audit.search(reason=["many"]))) == 1_201
@@ -617,7 +730,7 @@ def test_an_export_holds_all_of_it(sealed: TokenService, settings: Settings) -> 
     add_events(settings, 1, reason="größer", data='{"a": 1}', ip=None, actor=None)
     lines = [json.loads(line) for line in lines_of(sealed)]
     assert lines[0]["tokenctl_audit"] == 1
-    assert lines[-1] == {"head": str(sealed.audit.head())}
+    assert lines[-1] == {"head": str(sealed.audit.head()), "mac": lines[-1]["mac"]}
     chain = [line for line in lines if "segment" in line]
     assert [(line["segment"], line["events"]) for line in chain] == [(1, 6), (2, 5), (3, 5), (4, 1)]
     assert [line["previous"] for line in chain] == ["0" * 64, *(line["mac"] for line in chain[:-1])]
@@ -660,9 +773,10 @@ def test_without_the_key_an_export_ends_with_what_is_not_sealed(
     key.write_text(text)
     assert json.loads(lines[-4]) == {"segment": None}
     assert "mac" not in json.loads(lines[-2])
+    assert json.loads(lines[-1])["mac"] is None
     done = sealed.audit.verify_export(lines)
     assert done.holds
-    assert (done.segments, done.events, done.unsealed) == (3, 16, 2)
+    assert (done.segments, done.events, done.unsealed, done.ends_proven) == (3, 16, 2, False)
     assert len(list(read_export(lines))) == 18
 
 
@@ -680,8 +794,14 @@ def test_a_part_of_the_log_is_whole_segments(service: TokenService, settings: Se
 
     def numbers(**given: int) -> list[int]:
         lines = lines_of(service, **given)
-        assert service.audit.verify_export(lines).holds
-        return [json.loads(line)["segment"] for line in lines if "segment" in line]
+        done = service.audit.verify_export(lines)
+        assert (done.holds, done.ends_proven) == (True, True)
+        assert {name: at for name in ("since", "until") if (at := getattr(done, name)) is not None} == given
+        found = [json.loads(line)["segment"] for line in lines if "segment" in line]
+        assert (done.first, done.head and done.head.number) == (
+            (found[0], found[-1]) if found else (None, None)
+        )
+        return found
 
     assert numbers() == [1, 2, 3, 4]
     assert numbers(since=START + 2 * hour) == [2, 3, 4]
@@ -774,7 +894,9 @@ def test_other_changes_of_an_export_are_found(sealed: TokenService) -> None:
         (right[:-1], "cut", 3),
         (right[: place(right, segment=3)], "cut", 2),
         (right[: place(right, segment=3)] + right[-1:], "cut", 2),
-        ([*right[:last], '{"head": null}'], "cut", 3),
+        ([*right[:last], edited(right[last], head=None)], "cut", 3),
+        ([*right[:last], edited(right[last], mac="0" * 64)], "edited_export", 3),
+        ([*right[:last], '{"head": null}'], "damaged_line", 3),
         ([*right[:event], "junk", *right[event:]], "damaged_line", 2),
         ([*right[:event], '{"event": 1}', *right[event:]], "damaged_line", 2),
         (
@@ -794,8 +916,14 @@ def test_an_export_that_was_cut_cleanly_is_found_by_the_head(sealed: TokenServic
     right = lines_of(sealed)
     kept = json.loads(right[-1])["head"]
     mac = json.loads(right[place(right, segment=2)])["mac"]
-    cut_cleanly = [*right[: place(right, segment=3)], json.dumps({"head": f"2-{mac}"})]
-    assert sealed.audit.verify_export(cut_cleanly).holds
+    end = edited(right[-1], head=f"2-{mac}")
+    assert found(sealed.audit.verify_export([*right[: place(right, segment=3)], end])) == [
+        (FindingKind.EDITED_EXPORT, 2, None)
+    ]
+    # Without its MAC it is like one that was exported without the key.
+    cut_cleanly = [*right[: place(right, segment=3)], edited(end, mac=None)]
+    done = sealed.audit.verify_export(cut_cleanly)
+    assert (done.holds, done.ends_proven) == (True, False)
     assert found(sealed.audit.verify_export(cut_cleanly, kept)) == [(FindingKind.CUT, 3, None)]
 
 
@@ -810,7 +938,59 @@ def test_an_export_that_somebody_else_made_is_found(
     assert {each.kind for each in sealed.audit.verify_export(forged).findings} == {
         FindingKind.EDITED_EVENT,
         FindingKind.EDITED_SEGMENT,
+        FindingKind.EDITED_EXPORT,
     }
+
+
+@pytest.mark.parametrize("field", ["exported_at", "since", "until"])
+@pytest.mark.parametrize("given", [{}, {"since": START - SECOND, "until": START + 3600 * SECOND}], ids=len)
+def test_an_edited_first_line_is_found(sealed: TokenService, given: dict[str, int], field: str) -> None:
+    lines = lines_of(sealed, **given)
+    lines[0] = edited(lines[0], **{field: "2026-03-01T11:58:00.000000Z"})
+    assert found(sealed.audit.verify_export(lines)) == [(FindingKind.EDITED_EXPORT, 3, None)]
+
+
+def test_a_cut_front_of_an_export_is_found(sealed: TokenService) -> None:
+    right = lines_of(sealed)
+    kept = json.loads(right[-1])["head"]
+    marked = edited(right[0], since="2026-03-01T12:00:00.000000Z")
+    part = [marked, *right[place(right, segment=2) :]]
+    for lines, expected in (
+        ([right[0], *part[1:]], [(FindingKind.MISSING_SEGMENT, 1), (FindingKind.EDITED_EXPORT, 3)]),
+        (part, [(FindingKind.EDITED_EXPORT, 3)]),
+        ([*part[:-1], edited(part[-1], mac=None)], [(FindingKind.CUT, 2)]),
+    ):
+        done = sealed.audit.verify_export(lines, kept)
+        assert [(each.kind, each.segment) for each in done.findings] == expected
+        assert not done.ends_proven
+
+
+def test_a_kept_head_from_before_a_part_is_named(service: TokenService, settings: Settings) -> None:
+    head = str(service.audit.head())
+    add_events(settings, 1, at=START + 3600 * SECOND)
+    lines = lines_of(service, since=START + 1800 * SECOND)
+    [finding] = service.audit.verify_export(lines, head).findings
+    assert finding.detail.endswith("segment 1, which is not there; the chain begins with 2 and ends with 2")
+
+
+def test_what_is_not_sealed_is_proven_by_whoever_exported_it_with_the_key(
+    sealed: TokenService, settings: Settings
+) -> None:
+    add_events(settings, 2)
+    lines = [json.dumps(line) for line in export(sealed._runtime, since=None, until=None)]
+    done = sealed.audit.verify_export(lines)
+    assert (done.holds, done.unsealed, done.ends_proven) == (True, 2, True)
+    for wrong in (
+        [*lines[:-2], edited(lines[-2], actor="mallory"), lines[-1]],
+        [*lines[:-2], lines[-1]],
+        [*lines[:-2], lines[-2], lines[-2], lines[-1]],
+    ):
+        assert found(sealed.audit.verify_export(wrong)) == [(FindingKind.EDITED_EXPORT, 3, None)]
+
+
+def test_the_ends_of_an_export_are_not_asked_of_a_database(sealed: TokenService) -> None:
+    done = sealed.audit.verify()
+    assert (done.first, done.since, done.until, done.ends_proven) == (1, None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -822,6 +1002,7 @@ def test_an_export_that_somebody_else_made_is_found(
         pytest.param(["[]"], "line 1 .* no JSON object", id="an array"),
         pytest.param(["[" * 100_000], "line 1 .* not JSON", id="deep"),
         pytest.param(["{}"], "line 1 .* fields", id="an object"),
+        pytest.param([b" " * (LONGEST_LINE + 1)], "line 1 .* more than 1,048,576 bytes", id="long"),
         pytest.param(['{"head": null}'], "line 1 ", id="the end"),
         pytest.param(
             ['{"tokenctl_audit": 2, "exported_at": "", "since": null, "until": null}'],
@@ -853,9 +1034,113 @@ def test_reading_an_export_tells_the_line_that_is_wrong(sealed: TokenService) ->
             list(read_export(wrong))
 
 
+@pytest.mark.parametrize("depth", [*range(500, 1_100, 10), 100_000])
+def test_a_line_that_is_nested_too_deeply_is_named(sealed: TokenService, depth: int) -> None:
+    """Python may give up in reading it, or only in writing it once more."""
+    lines = lines_of(sealed)
+    index = place(lines, event=9)
+    text = json.dumps(json.loads(lines[index]) | {"data": "@"})
+    lines[index] = text.replace('"@"', f'{{"a":{"[" * depth}{"]" * depth}}}')
+    kinds = {each.kind for each in sealed.audit.verify_export(lines).findings}
+    assert kinds & {FindingKind.DAMAGED_LINE, FindingKind.EDITED_EVENT}
+    with pytest.raises(InvalidInput):
+        sealed.audit.revoked_in(lines)
+
+
+# the logins that an export says were revoked
+
+
+def file_of(lines: list[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def without_key(settings: Settings, clock: Clock) -> TokenService:
+    key_file(settings).unlink()
+    return TokenService(settings, clock=clock)
+
+
 def test_an_export_names_the_logins_that_were_revoked(eventful: TokenService) -> None:
     revoked = [event.token_id for event in eventful.audit.search(types=["token.revoke"])]
-    assert list(eventful.audit.revoked_in(lines_of(eventful))) == revoked
+    lines = lines_of(eventful)
+    for source in (lines, BytesIO(file_of(lines)), BytesIO(gzip.compress(file_of(lines)))):
+        named = eventful.audit.revoked_in(source)
+        assert (named.doubt, list(named), list(named)) == (None, revoked, [])
+    named = eventful.audit.revoked_in(lines)
+    assert next(named) == revoked[0]
+    named.close()
+    assert list(named) == []
+
+
+def test_a_changed_export_names_none(eventful: TokenService) -> None:
+    victim = eventful.issue("ada").token_id
+    lines = lines_of(eventful)
+    forged = edited(next(line for line in lines if '"token.revoke"' in line), token_id=victim)
+    unsealed = json.dumps({key: value for key, value in json.loads(forged).items() if key != "mac"})
+    for wrong in (
+        [line if '"token.issue"' not in line else forged for line in lines],
+        [*lines[:-1], forged, lines[-1]],
+        [*lines[:-1], '{"segment": null}', unsealed, lines[-1]],
+        [edited(lines[0], until="2026-03-01T12:00:00.000000Z"), *lines[1:]],
+    ):
+        with pytest.raises(InvalidInput, match="the export does not hold, so nothing was done") as refused:
+            eventful.audit.revoked_in(wrong)
+        assert "tokenctl audit verify --export" in refused.value.hint
+
+
+def test_without_the_key_there_is_a_doubt(eventful: TokenService, settings: Settings, clock: Clock) -> None:
+    revoked = [event.token_id for event in eventful.audit.search(types=["token.revoke"])]
+    key = key_file(settings).read_text()
+    lines = lines_of(eventful)
+    with without_key(settings, clock) as keyless:
+        named = keyless.audit.revoked_in(lines)
+        assert named.doubt is not None
+        assert "not at hand" in named.doubt
+        assert list(named) == revoked
+        lines = lines_of(keyless)
+    key_file(settings).write_text(key)
+    named = eventful.audit.revoked_in(lines)
+    assert named.doubt is not None
+    assert "exported without the master key" in named.doubt
+    assert list(named) == revoked
+
+
+def test_a_file_is_read_in_bounded_memory_and_what_is_wrong_with_it_is_named(
+    eventful: TokenService, settings: Settings
+) -> None:
+    add_events(settings, 400)
+    lines = lines_of(eventful)
+    data = file_of(lines)
+    packed = gzip.compress(data)
+    long = file_of(lines[:2]) + b" " * 50_000_000 + b"\n" + file_of(lines[2:])
+    for wrong, said in (
+        (packed[:-12], "gzip has packed is damaged or cut"),
+        (packed[:-30] + b"\0" * 20 + packed[-10:], "gzip has packed is damaged or cut"),
+        (long, "line 3 .* more than 1,048,576 bytes"),
+    ):
+        with pytest.raises(InvalidInput, match=said):
+            eventful.audit.revoked_in(BytesIO(wrong))
+        damaged = {each.kind for each in eventful.audit.verify_export(BytesIO(wrong)).findings}
+        assert FindingKind.DAMAGED_LINE in damaged
+    assert found(eventful.audit.verify_export(BytesIO(long))) == [(FindingKind.DAMAGED_LINE, 1, None)]
+    assert eventful.audit.verify_export(BytesIO(packed)).holds
+    read = _Counted(long)
+    eventful.audit.verify_export(BufferedReader(read))
+    assert read.most <= 2 * LONGEST_LINE
+
+
+class _Counted(RawIOBase):
+    """A file that notes how much of it was asked for at once."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = BytesIO(data)
+        self.most = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.most = max(self.most, len(buffer))
+        return self._data.readinto(buffer)
 
 
 # the page

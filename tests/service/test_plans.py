@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from tests.conftest import Clock
-from tests.service import SECOND, add_logins, event_types, login_row, run_sql
+from tests.service import SECOND, add_logins, dump, event_types, login_row, run_sql
 from tokenctl import Selector, SelectState, Settings, TokenService
+from tokenctl.core.context import Context
 from tokenctl.core.refresh_token import State
-from tokenctl.errors import PlanNotFound, UserNotFound
+from tokenctl.errors import PlanNotFound, TokenctlError, UserNotFound
 from tokenctl.service.plans import Planned
 from tokenctl.storage.plans import Plan
 
@@ -93,12 +96,12 @@ class TestDrift:
         service.purge(retention=timedelta(0))
         assert (drift(service, planned), listed(service, planned)) == ([], [pairs[1].token_id])
         done = service.revoke_plan(plan_of(planned), reason="INC-7")
-        assert (done.revoked, done.unknown) == (1, 1)
+        assert (done.revoked, done.already_dead, done.unknown) == (1, 1, 0)
 
     def test_what_matches_again_by_time_is_drift(self, service: TokenService, clock: Clock) -> None:
         """--idle is asked at its own time, --issued-after stays the instant that it was."""
         idle = service.issue("ada")
-        clock.advance(timedelta(days=2))
+        clock.advance(timedelta(days=2, seconds=1))
         busy = service.issue("ada")
         clock.advance(timedelta(minutes=30))
         by_idle = service.plan(Selector(idle=86_400 * SECOND))
@@ -131,7 +134,7 @@ def test_of_ids_and_strings(service: TokenService) -> None:
     with service.read_targets(lines) as named:
         planned = service.plan(named)
     assert listed(service, planned) == [pair.token_id]
-    assert (planned.seen.tokens, planned.seen.already_dead) == (1, 2)
+    assert (planned.seen.tokens, planned.seen.already_dead, planned.seen.repeated) == (1, 1, 1)
     assert (planned.seen.unknown, planned.seen.malformed) == (1, 1)
     assert plan_of(planned).selector is None
     service.issue("ada")
@@ -154,21 +157,48 @@ def test_is_good_for_an_hour(service: TokenService, settings: Settings, clock: C
     clock.advance(timedelta(microseconds=1))
     with pytest.raises(PlanNotFound, match="its hour is over"):
         service.get_plan(plan.id)
-    # The next one takes it away.
+    service.plan(ALL)
+    assert len(run_sql(settings, "SELECT id FROM plans")) == 2  # who acts on it still may go on
+    clock.advance(timedelta(days=2, seconds=1))
     other = plan_of(service.plan(ALL))
     assert run_sql(settings, "SELECT id FROM plans") == [(other.id,)]
     assert run_sql(settings, "SELECT DISTINCT plan_id FROM plan_members") == [(other.id,)]
 
 
-def test_one_that_was_never_finished_is_none(service: TokenService, settings: Settings, clock: Clock) -> None:
+def test_one_that_was_never_finished_is_none(service: TokenService, settings: Settings) -> None:
     service.issue("ada")
     plan = plan_of(service.plan(ALL))
     run_sql(settings, "UPDATE plans SET expires_at = 0")
     with pytest.raises(PlanNotFound):
         service.get_plan(plan.id)
-    clock.advance(timedelta(hours=25))
-    service.plan(ALL)
-    assert run_sql(settings, "SELECT count(*) FROM plans WHERE expires_at = 0") == [(0,)]
+
+
+def test_one_that_was_swept_away_revokes_nobody(service: TokenService, settings: Settings) -> None:
+    """It is gone while somebody holds it, and its id is another plan's by now."""
+    service.issue("ada")
+    plan = plan_of(service.plan(ALL))
+    boss = service.issue("bob")
+    other = plan_of(service.plan(Selector(token_ids=(boss.token_id,))))
+    run_sql(settings, "DELETE FROM plans WHERE id = ?", plan.id)
+    with pytest.raises(PlanNotFound):
+        service.revoke_plan(plan, reason="INC-7")
+    same_id = replace(plan, id=other.id, created_at=plan.created_at - 1)
+    with pytest.raises(PlanNotFound):
+        service.revoke_plan(same_id, reason="INC-7")
+    assert service.preview(ALL).tokens == 2
+
+
+@pytest.mark.parametrize("field", ["users", "user_agents", "devices", "clients", "token_ids", "ips"])
+def test_no_secret_is_kept(service: TokenService, settings: Settings, field: str) -> None:
+    """A token string in the wrong place is refused, and a device's own text stands nowhere."""
+    pair = service.issue("ada", context=Context.of(device="phone-7"))
+    wrong: dict[str, Any] = {field: (pair.refresh_token, pair.token_id)}
+    with pytest.raises(TokenctlError):
+        service.plan(Selector(**wrong))
+    service.plan(Selector(devices=("phone-7",)))
+    kept = "\n".join(dump(settings))
+    assert pair.refresh_token not in kept
+    assert "phone-7" not in kept
 
 
 @pytest.mark.parametrize("plan_id", ["", "0000", "x" * 1_000_000, "'; DROP TABLE plans; --", "\0", "\ud800"])

@@ -212,8 +212,13 @@ def ada(service: TokenService) -> str:
     return service.issue("ada").refresh_token
 
 
-def test_the_current_string_lives_and_the_older_ones_are_spent(service: TokenService, ada: str) -> None:
+def test_the_current_string_lives_and_the_older_ones_are_spent(
+    service: TokenService, ada: str, clock: Clock
+) -> None:
     second = service.rotate(ada).refresh_token
+    # Within the grace it still gets the current one.
+    assert judged(service, ada, second) == [("live", "ada"), ("live", "ada")]
+    clock.advance(timedelta(seconds=31))
     assert judged(service, ada, second) == [("spent", "ada"), ("live", "ada")]
     service.revoke([parse_unverified(second).token_id], reason="leaked")
     assert judged(service, ada, second) == [("dead", "ada"), ("dead", "ada")]

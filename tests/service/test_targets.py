@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Clock
 from tests.service import add_logins, key_file, login_row, run_sql
-from tokenctl import Selector, Settings, TokenPair, TokenService
+from tokenctl import Selector, Settings, State, TokenPair, TokenService
 from tokenctl.core.token_string import mint, parse_unverified
 from tokenctl.errors import KeyWrong
 from tokenctl.service import targets
@@ -41,7 +42,7 @@ def test_each_line_is_reported(service: TokenService, pair: TokenPair) -> None:
         assert named.count == 6
         for _ in range(2):  # they may be looked at again and again
             found = service.preview_targets(named)
-            assert (found.tokens, found.already_dead, found.unknown) == (1, 2, 1)
+            assert (found.tokens, found.already_dead, found.repeated, found.unknown) == (1, 1, 1, 1)
             assert (found.forged, found.malformed) == (1, 1)
         service.revoke(named, reason="INC-7", report=note)
         assert seen == {
@@ -50,7 +51,7 @@ def test_each_line_is_reported(service: TokenService, pair: TokenPair) -> None:
             4: (None, "malformed"),
             5: (dead.token_id, "already_dead"),
             6: (None, "forged"),
-            8: (pair.token_id, "already_dead"),
+            8: (pair.token_id, "repeated"),
         }
         # A second run goes on: nothing is left to do, and it says so.
         again = service.revoke(named, reason="INC-7")
@@ -81,9 +82,9 @@ def test_named_twice_far_apart(service: TokenService, settings: Settings, pair: 
     lines = [pair.token_id, *others, pair.refresh_token]
     with service.read_targets(lines) as named:
         found = service.preview_targets(named)
-        assert (found.tokens, found.already_dead) == (2_101, 1)
+        assert (found.tokens, found.repeated) == (2_101, 1)
         done = service.revoke(named, reason="INC-7")
-    assert (done.revoked, done.already_dead, done.users) == (2_101, 1, 1)
+    assert (done.revoked, done.repeated, done.users) == (2_101, 1, 1)
     assert run_sql(settings, "SELECT count(*) FROM events WHERE type = 'token.revoke'") == [(2_101,)]
 
 
@@ -126,3 +127,26 @@ def test_named_gives_the_ids_that_are_there(service: TokenService, pair: TokenPa
     lines = [pair.refresh_token, superseded.refresh_token, UNKNOWN, "junk", pair.token_id]
     with service.read_targets(lines) as named:
         assert list(service.named(named)) == [pair.token_id]
+
+
+def test_a_string_that_names_its_login_no_longer(service: TokenService, pair: TokenPair) -> None:
+    """Somebody re-issued it between the look and the deed; who named it by its id means it still."""
+    by_id = service.issue("ada")
+    with service.read_targets([pair.refresh_token, by_id.token_id]) as named:
+        found = service.look(named)
+        service.reissue(pair.token_id)
+        service.reissue(by_id.token_id)
+        done = service.revoke_found(found, reason="INC-7")
+    assert (done.revoked, done.already_dead) == (1, 1)
+    assert service.inspect(pair.token_id).state is State.LIVE
+    assert service.inspect(by_id.token_id).state is State.REVOKED
+
+
+def test_at_most_as_many_as_were_confirmed(service: TokenService, pair: TokenPair, clock: Clock) -> None:
+    clock.advance(timedelta(seconds=1))
+    later = service.issue("ada")
+    done = service.revoke_matching(Selector(users=("ada",)), reason="INC-7", most=1)
+    assert (done.revoked, done.complete) == (1, False)
+    assert service.inspect(later.token_id).state is State.LIVE
+    nothing = service.revoke_matching(Selector(users=("ada",)), reason="INC-7", most=0)
+    assert (nothing.revoked, nothing.complete) == (0, False)

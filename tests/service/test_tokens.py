@@ -516,9 +516,10 @@ class TestRevoke:
         ]
         previewed = service.preview_targets(targets)
         done = service.revoke(iter(targets), reason="test")
-        assert (done.revoked, done.already_dead, done.unknown) == (1, 3, 3)
+        assert (done.revoked, done.already_dead, done.repeated, done.unknown) == (1, 1, 2, 3)
         assert (done.forged, done.malformed, done.users) == (1, 4, 1)
-        assert (previewed.tokens, previewed.already_dead, previewed.users) == (1, 3, 1)
+        assert (previewed.tokens, previewed.already_dead, previewed.repeated) == (1, 1, 2)
+        assert previewed.users == 1
         assert (previewed.unknown, previewed.forged, previewed.malformed) == (3, 1, 4)
         assert service.inspect(superseded.token_id).state is State.LIVE
         assert event_types(settings).count("token.revoke") == 2

@@ -30,7 +30,7 @@ Since = Annotated[
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before then.")]
 Types = Annotated[
     list[str] | None,
-    typer.Option("--type", metavar="TYPE", help="Of this type, as token.reuse; may be repeated."),
+    typer.Option("--type", metavar="GLOB", help="Of this type, as token.reuse or 'user.*'; may be repeated."),
 ]
 
 
@@ -56,12 +56,7 @@ def tail(
 def search(
     run: Run,
     *,
-    type_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--type", metavar="GLOB", help="Of this type, as token.reuse or 'user.*'; may be repeated."
-        ),
-    ] = None,
+    type_: Types = None,
     user: Annotated[
         list[str] | None,
         typer.Option("--user", metavar="NAME", help="About this user, or usr_…; may be repeated."),
@@ -134,7 +129,9 @@ def verify(
     ] = None,
     export: Annotated[
         str | None,
-        typer.Option("--export", metavar="FILE|-", help="Look at an exported file, or stdin, instead."),
+        typer.Option(
+            "--export", metavar="FILE|-", help="Look at an exported file, gzip too, or stdin, instead."
+        ),
     ] = None,
 ) -> int:
     """Check that no sealed event was edited, inserted or deleted. Exits 7 when one was. Needs the master key.
@@ -149,7 +146,12 @@ def verify(
         "segments": done.segments,
         "events": done.events,
         "unsealed": done.unsealed,
+        "first_segment": done.first,
+        "last_segment": done.head and done.head.number,
         "head": done.head and str(done.head),
+        "since": None if done.since is None else times.show_utc(done.since),
+        "until": None if done.until is None else times.show_utc(done.until),
+        "ends_proven": done.ends_proven,
         "found": done.found,
     }
     rows = (
@@ -169,6 +171,11 @@ def verify(
         run.out.object_with_rows(record, [Part("findings", rows, _FINDINGS)], card=())
     if done.found > len(done.findings):
         run.out.note(f"{len(done.findings):,} of {done.found:,} findings; the others are like these")
+    if done.holds and done.ends_proven is False:
+        run.out.warn(
+            "it was exported without the master key, so nothing shows whether segments were left out at its "
+            "end, or whether what is not sealed was changed"
+        )
     return 0 if done.holds else 7
 
 
@@ -194,11 +201,26 @@ def _sentence(done: Verification) -> str:
         if done.holds
         else f"{amount(done.found, 'finding')} in {where}"
     ]
+    facts += _part(done)
     if done.unsealed:
         facts.append(f"{done.unsealed:,} {'are' if done.unsealed != 1 else 'is'} not sealed yet")
     if done.head is not None:
         facts.append(f"head {done.head}")
     return "; ".join(facts)
+
+
+def _part(done: Verification) -> list[str]:
+    """Which part of the log an export is."""
+    if done.ends_proven is None:
+        return []
+    facts = []
+    if done.first is not None and done.head is not None:
+        last = done.head.number
+        facts.append(f"segment {last}" if done.first == last else f"segments {done.first} to {last}")
+    given = (("since", done.since), ("until", done.until))
+    if period := [f"{word} {times.show_local(at)}" for word, at in given if at is not None]:
+        facts.append(f"exported {' '.join(period)}")
+    return facts
 
 
 _EXPORTED = [Column("file"), Column("lines")]
@@ -223,7 +245,8 @@ def export(
     """Write the log as JSON lines, which `audit verify --export` checks and other tools can read.
 
     Whole segments: from the first to the last that has an event of the time asked for. What is not sealed yet
-    is sealed before; without the master key it comes at the end. The last line has the head: keep it.
+    is sealed before; what cannot be, as without the master key, comes at the end. The last line has the head:
+    keep it.
     """
     if to is None and (run.out.format not in ("table", "jsonl") or run.out.fields):
         raise InvalidInput(

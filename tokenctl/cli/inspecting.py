@@ -51,6 +51,7 @@ def inspect(
         "verdict": found.judgement and str(found.judgement.verdict),
         "verdict_reason": found.judgement and found.judgement.reason and str(found.judgement.reason),
         "events": [records.event_as_data(event) for event in found.events],
+        "events_complete": found.events_complete,
         "related": related
         and {"total": related.total, "logins": [_related_as_data(each) for each in related.logins]},
     }
@@ -65,6 +66,7 @@ def inspect(
                 "verdict",
                 "verdict_reason",
                 "events",
+                "events_complete",
                 "related",
             )
         ),
@@ -119,10 +121,10 @@ def _why(found: Inspection, show: Callable[[int], str]) -> str:
 def _reuse(found: Inspection) -> str:
     for event in found.events:
         if event.type == "token.reuse":
-            return (
-                f"; generation {event.data['generation']} was presented when "
-                f"{event.data['current_generation']} was the current one"
-            )
+            # Somebody may have written other data there by force.
+            presented, current = (event.data.get(name) for name in ("generation", "current_generation"))
+            if presented is not None and current is not None:
+                return f"; generation {presented} was presented when {current} was the current one"
     return ""
 
 
@@ -180,6 +182,9 @@ def _timeline(run: Run, found: Inspection) -> None:
     if found.events:
         run.out.raw("")
         run.out.rows(map(_happened, found.events), _TIMELINE, limit=0)
+    if not found.events_complete:
+        shown = f"only the newest {len(found.events):,} events are shown"
+        run.out.note(f"{shown}; all of them: tokenctl audit search --token {found.token.id}")
 
 
 def _happened(event: Event) -> dict[str, Any]:

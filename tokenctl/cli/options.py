@@ -60,14 +60,12 @@ SHARED: dict[str, Any] = {
 
 def setting(name: str) -> Any:
     """The flag of a setting, for the commands that it fits; the words are those of `settings`."""
-    from datetime import timedelta
-
-    from tokenctl.settings import SETTINGS
+    from tokenctl.settings import SETTINGS, parse_duration, parse_optional_duration
 
     about = next(each for each in SETTINGS if each.name == name)
     if isinstance(about.default, bool):
         return Annotated[bool | None, typer.Option(f"{about.flag}/--no-{about.flag[2:]}", help=about.doc)]
-    metavar = "DURATION" if isinstance(about.default, timedelta) else "TEXT"
+    metavar = "DURATION" if about.parse in (parse_duration, parse_optional_duration) else "TEXT"
     return Annotated[str | None, typer.Option(about.flag, metavar=metavar, help=about.doc)]
 
 

@@ -203,11 +203,21 @@ class Printer:
             )
 
     def summary(self, record: Record, columns: Sequence[Column], sentence: str) -> None:
-        """What a command did: one sentence for a person, the record as data."""
-        if self.format == "table" and not self.fields:
-            _print(printable(sentence))
-        else:
-            self.one(record, columns)
+        """What a command did: one sentence for a person, the record as data.
+
+        It is done, whatever becomes of stdout: then the sentence goes to stderr.
+        """
+        try:
+            if self.format == "table" and not self.fields:
+                _print(printable(sentence))
+            else:
+                self.one(record, columns)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError:
+            self.warn(f"this was done, and could not be written to stdout: {sentence}")
+            raise
 
     def flush(self) -> None:
         """Let a reader see now what is there."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -17,19 +18,20 @@ from tokenctl.cli import options, records, targets, times
 from tokenctl.cli.confirm import confirm
 from tokenctl.cli.interrupt import Stop, stoppable
 from tokenctl.cli.options import Run, app, command
-from tokenctl.cli.output import Column, Part, amount, instant
+from tokenctl.cli.output import Advance, Column, Part, amount, instant
 from tokenctl.errors import InvalidInput, OverMax, PlanDrift
 
 if TYPE_CHECKING:
     from tokenctl.core.selector import Selector
     from tokenctl.service.plans import Planned
     from tokenctl.service.revocation import Preview, Revocation
-    from tokenctl.service.targets import Look, Report, Targets
+    from tokenctl.service.targets import Look, Targets
     from tokenctl.storage.plans import Plan
 
 _REVOKED = [
     Column("revoked"),
     Column("already_dead"),
+    Column("repeated"),
     Column("unknown"),
     Column("forged"),
     Column("malformed"),
@@ -48,6 +50,7 @@ _SHARES = [
 #: How many that are no members are shown of a plan that has drifted.
 _DRIFT_SHOWN = 50
 _A_MOMENT = 0.2  # s
+_REPORT_HEAD = "line,id,result\n"
 
 
 @command(
@@ -88,17 +91,22 @@ def revoke(
     """Revoke logins: by id, by string, all that the selectors match, or exactly what a dry run has shown."""
     run.out.expect(records.token_columns(0) if dry_run else _REVOKED)
     _demand_one_way(target, selected, plan, from_audit)
+    if dry_run and verify:
+        raise InvalidInput(
+            "--verify looks again after a revocation, and a dry run revokes nothing", hint="one of them"
+        )
+    if report is not None:
+        demand_report(report)  # before a million lines are read
     with ExitStack() as stack:
         if plan is not None:
-            job = _by_plan(run, plan)
+            job: _Job = _OfPlan(run, plan)
         elif target or from_audit is not None or selected.given() == {"from_file"}:
             with targets.lines(run, target or [], selected.from_file, audit=from_audit) as lines:
                 named = stack.enter_context(run.service.read_targets(lines))
-            job = _by_targets(run, named, None if dry_run else _report(stack, report))
-            report = None
+            job = _OfLines(run, named, report)
         else:
-            job = _by_selector(run, targets.selector(run, selected, destructive=True))
-        if report is not None and not dry_run:
+            job = _OfSelector(run, targets.selector(run, selected, destructive=True))
+        if report is not None and not isinstance(job, _OfLines):
             raise InvalidInput(
                 "--report tells what became of each line, and here no lines name the logins",
                 hint="name them with ids, - or --from-file; or list them: --dry-run --json",
@@ -107,8 +115,7 @@ def revoke(
             _demand_at_most(max_, job.look())
         if dry_run:
             return _show_plan(run, job)
-        everything = selected.everything
-        return _act(run, job, everything=everything, reason=reason, yes=yes, number=number, verify=verify)
+        return _act(run, job, reason=reason, yes=yes, number=number, verify=verify)
 
 
 def _demand_one_way(
@@ -130,72 +137,173 @@ def _demand_one_way(
 # --- the ways to name what is revoked --------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What to revoke, however it was named."""
+class _Job(ABC):
+    """What to revoke, however it was named. What a person confirmed is a bound to what is done."""
 
-    look: Callable[[], Preview]
-    plan: Callable[[], Planned]
-    #: Called with reason, stop and progress.
-    revoke: Callable[..., Revocation]
-    #: How much there is to do, where it is not the number of live tokens.
-    size: int | None = None
-    #: The plan that was given; its number of users is what a person confirms.
-    given: Plan | None = None
+    #: Whether everything there is was asked for.
+    everything = False
 
+    def __init__(self, run: Run) -> None:
+        self.run = run
 
-def _by_plan(run: Run, plan_id: str) -> _Job:
-    plan = run.service.get_plan(plan_id)
-    return _Job(
-        look=lambda: run.service.review_plan(plan).seen,
-        plan=lambda: run.service.review_plan(plan),
-        revoke=lambda **how: run.service.revoke_plan(plan, **how),
-        size=plan.tokens,
-        given=plan,
-    )
+    @abstractmethod
+    def look(self) -> Preview:
+        """What would be revoked now."""
 
+    @abstractmethod
+    def plan(self) -> Planned:
+        """The same, kept as a plan."""
 
-def _by_targets(run: Run, named: Targets, report: Report | None) -> _Job:
-    found: Look | None = None
-
-    def look() -> Preview:
-        nonlocal found
-        found = run.service.look(named)
-        return run.service.preview_targets(found)
-
-    def revoke(**how: Any) -> Revocation:
-        if report is not None or found is None:
-            return run.service.revoke(named, report=report, **how)
-        return run.service.revoke_found(found, **how)
-
-    return _Job(look=look, plan=lambda: run.service.plan(named), revoke=revoke, size=named.count)
-
-
-def _by_selector(run: Run, selector: Selector) -> _Job:
-    return _Job(
-        look=lambda: run.service.preview(selector),
-        plan=lambda: run.service.plan(selector),
-        revoke=lambda **how: run.service.revoke_matching(selector, **how),
-    )
-
-
-def _report(stack: ExitStack, path: Path | None) -> Report | None:
-    """Writes a line of CSV for each that was read; the file is new, and its owner's alone."""
-    if path is None:
+    @property
+    def users(self) -> int | None:
+        """The number of users that a person has to know, where it is not the one that was just seen."""
         return None
+
+    @abstractmethod
+    def revoke(self, reason: str, stop: Stop, advance: Advance) -> Revocation:
+        """Act on what the last look has seen."""
+
+
+class _OfSelector(_Job):
+    def __init__(self, run: Run, selector: Selector) -> None:
+        super().__init__(run)
+        self._selector = selector
+        self.everything = selector.everything
+        self._seen = 0
+
+    def look(self) -> Preview:
+        seen = self.run.service.preview(self._selector)
+        self._seen = seen.tokens
+        return seen
+
+    def plan(self) -> Planned:
+        return self.run.service.plan(self._selector)
+
+    def revoke(self, reason: str, stop: Stop, advance: Advance) -> Revocation:
+        # Who logs in while a person is asked comes last, and is beyond what was confirmed.
+        return self.run.service.revoke_matching(
+            self._selector, reason=reason, stop=stop, progress=advance, most=self._seen
+        )
+
+
+class _OfLines(_Job):
+    def __init__(self, run: Run, named: Targets, report: Path | None) -> None:
+        super().__init__(run)
+        self._named = named
+        self._report = report
+        self._found: Look | None = None
+
+    def look(self) -> Preview:
+        self._found = self.run.service.look(self._named)
+        return self.run.service.preview_targets(self._found)
+
+    def plan(self) -> Planned:
+        return self.run.service.plan(self._named)
+
+    def revoke(self, reason: str, stop: Stop, advance: Advance) -> Revocation:
+        found, self._found = self._found, None
+        if self._report is None and found is not None:
+            return self.run.service.revoke_found(found, reason=reason, stop=stop, progress=advance)
+        with _Report(self.run, self._report) as report:
+            return self.run.service.revoke(
+                self._named, reason=reason, stop=stop, progress=advance, report=report
+            )
+
+
+class _OfPlan(_Job):
+    def __init__(self, run: Run, plan_id: str) -> None:
+        super().__init__(run)
+        self._plan = run.service.get_plan(plan_id)
+        self.everything = self._plan.selector is not None and self._plan.selector.everything
+
+    def look(self) -> Preview:
+        return self.run.service.review_plan(self._plan).seen
+
+    def plan(self) -> Planned:
+        if more := _drift(self.run, self._plan, []):
+            self.run.out.warn(
+                f"plan {self._plan.id} has not shown {amount(more, 'refresh token')} that match now"
+            )
+        return self.run.service.review_plan(self._plan)
+
+    def demand_no_drift(self) -> None:
+        """Raise PlanDrift, after what is new is shown."""
+        _demand_no_drift(self.run, self._plan)
+
+    @property
+    def users(self) -> int:
+        return self._plan.users  # a member may have died since
+
+    def revoke(self, reason: str, stop: Stop, advance: Advance) -> Revocation:
+        self.run.service.get_plan(self._plan.id)  # a person may have been asked for an hour
+        self.demand_no_drift()
+        return self.run.service.revoke_plan(self._plan, reason=reason, stop=stop, progress=advance)
+
+
+def demand_report(path: Path) -> None:
+    """Raise InvalidInput unless there is nothing at the path, or the report of a run that goes on."""
     try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with path.open("rb") as file:
+            begin = file.read(len(_REPORT_HEAD))
+    except FileNotFoundError:
+        return
     except OSError as error:
-        raise InvalidInput(
-            f"{path}: {error.strerror}, so nothing was done", hint="--report FILE: a new file"
-        ) from None
-    file = stack.enter_context(os.fdopen(handle, "w", encoding="ascii"))
-    file.write("line,id,result\n")
+        raise _no_report(path, error.strerror) from None
+    if begin != _REPORT_HEAD.encode():
+        raise _no_report(path, "there is something else already")
 
-    def report(line: int, token_id: str | None, outcome: str) -> None:
-        file.write(f"{line},{token_id or ''},{outcome}\n")
 
-    return report
+def _no_report(path: Path, reason: str | None) -> InvalidInput:
+    return InvalidInput(f"{path}: {reason}, so nothing was done", hint="--report FILE: a new file")
+
+
+class _Report:
+    """A line of CSV for each line that was read. The file is its owner's alone.
+
+    One of a run that was stopped is continued. When it cannot be written any further the rest is done all the
+    same, and told.
+    """
+
+    def __init__(self, run: Run, path: Path | None) -> None:
+        self._run = run
+        self._path = path
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> _Report:
+        if self._path is not None:
+            demand_report(self._path)
+            try:
+                handle = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+            except OSError as error:
+                raise _no_report(self._path, error.strerror) from None
+            self._file = os.fdopen(handle, "a", encoding="ascii")
+            if not self._file.tell():
+                self._write(_REPORT_HEAD)
+        return self
+
+    def __call__(self, line: int, token_id: str | None, outcome: str) -> None:
+        self._write(f"{line},{token_id or ''},{outcome}\n")
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            try:
+                self._file.close()
+            except OSError as error:
+                self._give_up(error)
+
+    def _write(self, line: str) -> None:
+        if self._file is not None:
+            try:
+                self._file.write(line)
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        file, self._file = self._file, None
+        self._run.out.warn(f"{self._path} is not complete: {error.strerror}; what it was to tell is done")
+        with suppress(OSError):
+            if file is not None:
+                file.close()
 
 
 # --- looking ---------------------------------------------------------------------------------
@@ -211,6 +319,7 @@ def _show_plan(run: Run, job: _Job) -> int:
         "would_revoke": seen.tokens,
         "users": seen.users,
         "already_dead": seen.already_dead,
+        "repeated": seen.repeated,
         "unknown": seen.unknown,
         "forged": seen.forged,
         "malformed": seen.malformed,
@@ -246,7 +355,7 @@ def _show_plan(run: Run, job: _Job) -> int:
             f"plan {plan.id}: {amount(plan.tokens, 'token')}, {amount(plan.users, 'user')}; "
             f"to act on exactly these: tokenctl revoke --plan {plan.id} --reason TEXT --confirm {plan.users}"
         )
-    return _exit_code(seen, found=seen.tokens + seen.already_dead)
+    return _exit_code(seen, found=seen.tokens + seen.already_dead + seen.repeated)
 
 
 def _members(run: Run, planned: Planned, now: int) -> Iterator[dict[str, Any]]:
@@ -254,17 +363,25 @@ def _members(run: Run, planned: Planned, now: int) -> Iterator[dict[str, Any]]:
     return (records.token(row, now) for row in run.service.list_planned(planned))
 
 
+def _drift(run: Run, plan: Plan, shown: list[str]) -> int:
+    """How many match now that the plan has not shown; the first of them go into `shown`."""
+    drift = run.service.plan_drift(plan)
+    shown += islice(drift, _DRIFT_SHOWN)
+    return len(shown) + sum(1 for _ in drift)
+
+
 def _demand_no_drift(run: Run, plan: Plan) -> None:
     """Raise PlanDrift where more matches now than was shown, after those are shown."""
-    drift = run.service.plan_drift(plan)
-    if not (shown := list(islice(drift, _DRIFT_SHOWN))):
+    shown: list[str] = []
+    if not (more := _drift(run, plan, shown)):
         return
-    more = len(shown) + sum(1 for _ in drift)
     now = run.service.now()
     found = run.service.look_up(shown)
     run.out.rows((records.token(row, now) for row in found.values()), records.token_columns(now), limit=0)
     raise PlanDrift(
-        f"{amount(more, 'refresh token')} match now that plan {plan.id} has not shown; nothing was done",
+        f"plan {plan.id} has not shown {amount(more, 'refresh token')} that match now; nothing was done",
+        hint="the same selectors with --dry-run make a new plan; to end what this one has shown all the same:"
+        f" tokenctl revoke --plan {plan.id} --dry-run -o id | tokenctl revoke - --confirm {plan.users}",
         tokens=more,
         plan=plan.id,
     )
@@ -283,40 +400,34 @@ def _demand_at_most(most: int, seen: Preview) -> None:
 # --- acting ----------------------------------------------------------------------------------
 
 
-def _act(
-    run: Run,
-    job: _Job,
-    *,
-    everything: bool,
-    reason: str | None,
-    yes: bool,
-    number: int | None,
-    verify: bool,
-) -> int:
+def _act(run: Run, job: _Job, *, reason: str | None, yes: bool, number: int | None, verify: bool) -> int:
     seen = job.look()
-    users = seen.users
-    if job.given is not None:
-        _demand_no_drift(run, job.given)
-        users = job.given.users
+    users = seen.users if job.users is None else job.users
+    if isinstance(job, _OfPlan):
+        job.demand_no_drift()  # before a person is asked, and once more after that
     confirm(
         f"revoke {amount(seen.tokens, 'refresh token')} of {amount(users, 'user')}",
         tokens=seen.tokens,
         users=users,
-        everything=everything,
+        everything=job.everything,
         yes=yes,
         number=number,
     )
-    why = reason or "revoked by an operator"
     with stoppable() as stop:
-        with run.out.progress("revoking", job.size or seen.tokens) as advance:
-            done = job.revoke(reason=why, stop=stop, progress=advance)
-        told = _told(done)
-        looked = None
+        with run.out.progress("revoking", seen.tokens) as advance:
+            done = job.revoke(reason or "revoked by an operator", stop, advance)
+        told, looked = _told(done), None
         if verify and done.complete and not stop():
             run.out.note(told)
             looked = _verify(run, job, done, stop)
-    code = _show_revocation(run, done, told, looked)
-    return stop.exit_code or code
+            told = _verified(looked)
+    record = {column.name: getattr(done, column.name, None) for column in _REVOKED}
+    if looked is not None:
+        record |= {"verified_at": looked.at, "live": looked.live}
+    run.out.summary(record, _REVOKED, told)
+    if looked is not None and looked.live:
+        return 7
+    return stop.exit_code or _exit_code(done, found=done.revoked + done.already_dead + done.repeated)
 
 
 @dataclass(frozen=True)
@@ -345,18 +456,12 @@ def _seconds(begin: int, end: int | None) -> int:
     return 0 if end is None else (end - begin) // 1_000_000
 
 
-def _show_revocation(run: Run, done: Revocation, told: str, looked: _Looked | None) -> int:
-    record = {column.name: getattr(done, column.name, None) for column in _REVOKED}
-    code = _exit_code(done, found=done.revoked + done.already_dead)
-    if looked is not None:
-        record |= {"verified_at": looked.at, "live": looked.live}
-        told = (
-            f"verified {times.show_local(looked.at)}: {looked.live:,} live; "
-            f"{'look at them with --dry-run' if looked.live else 'no access token of these lives any more'}"
-        )
-        code = 7 if looked.live else code
-    run.out.summary(record, _REVOKED, told)
-    return code
+def _verified(looked: _Looked | None) -> str:
+    if looked is None:
+        return "interrupted before it was verified; the same command looks again"
+    if looked.live:
+        return f"verified {times.show_local(looked.at)}: {looked.live:,} live; look at them with --dry-run"
+    return f"verified {times.show_local(looked.at)}: 0 live; no access token of these lives any more"
 
 
 def _told(done: Revocation) -> str:
@@ -368,7 +473,7 @@ def _told(done: Revocation) -> str:
 
 
 def _counts(done: Revocation | Preview) -> Iterator[tuple[str, str]]:
-    for name in ("already_dead", "unknown", "forged", "malformed"):
+    for name in ("already_dead", "repeated", "unknown", "forged", "malformed"):
         if count := getattr(done, name):
             yield name.replace("_", " "), f"{count:,}"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
@@ -14,7 +16,7 @@ import typer
 from tokenctl.cli import targets
 from tokenctl.cli.options import Run, app, command
 from tokenctl.cli.output import Advance, Column
-from tokenctl.errors import DatabaseMissing
+from tokenctl.errors import DatabaseMissing, InvalidInput
 
 if TYPE_CHECKING:
     from tokenctl import TokenService
@@ -58,6 +60,7 @@ def scan(
     service = None if offline else _service(run)
     looking = _Looking(run, sources, service)
     run.out.rows(looking.records(), columns, limit=0)
+    looking.tell()
     if looking.interrupted is not None:
         raise looking.interrupted
     return 7 if looking.dangerous else 1 if looking.unread else 0
@@ -69,6 +72,10 @@ def _sources(run: Run, given: list[str]) -> list[Path | BinaryIO]:
         if each != "-":
             sources.append(Path(targets.one(each)))
             continue
+        if sys.stdin.name == os.devnull:  # the stand-in of one that was closed
+            raise InvalidInput(
+                "stdin is closed, so there is nothing to scan", hint="name files, or pipe them in"
+            )
         if sys.stdin.isatty():
             run.out.note("reading what you type; Ctrl-D ends")
         sources.append(sys.stdin.buffer)
@@ -90,6 +97,7 @@ class _Looking:
         from tokenctl.service.scan import scan
 
         self.dangerous = False
+        self._count: Counter[str] = Counter()
         self.unread = 0
         self.interrupted: KeyboardInterrupt | None = None
         self._run = run
@@ -104,6 +112,7 @@ class _Looking:
 
         only_ids, printed = self._run.out.format == "id", set[str]()
         for finding in self._pages():
+            self._count[str(finding.danger)] += 1
             if finding.danger is not Danger.DEAD:
                 self.dangerous = True
             if only_ids:
@@ -118,6 +127,15 @@ class _Looking:
                 "state": str(finding.danger),
                 "user": finding.user_name,
             }
+
+    def tell(self) -> None:
+        """What it comes to, and what to do about it."""
+        if not self._count:
+            return
+        said = ", ".join(f"{count:,} {danger}" for danger, count in self._count.items())
+        if self.dangerous:
+            said += "; to see what would be revoked: -o id | tokenctl revoke - --dry-run"
+        self._run.out.note(said)
 
     def _pages(self) -> Iterator[Finding]:
         while self.interrupted is None:

@@ -24,7 +24,7 @@ _DEV_DATABASE = "tokenctl-dev.db"
     example="tokenctl serve --dev\ntokenctl serve --issuer https://auth.example --behind-proxy",
     settings=(
         "host", "port", "issuer", "audience", "access_ttl", "grace", "cookies", "cors_origins",
-        "registration", "behind_proxy", "trusted_proxies", "tls_cert", "tls_key",
+        "registration", "behind_proxy", "trusted_proxies", "tls_cert", "tls_key", "purge_every",
     ),
 )  # fmt: skip
 def serve(

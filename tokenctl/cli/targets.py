@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, BinaryIO
 
 import typer
@@ -93,7 +93,7 @@ def lines(
     if any(each.startswith(_STRING_PREFIX) for each in given):
         run.out.warn("a whole token string in the arguments stays in the shell's history; next time give -")
     if audit is not None:
-        with open_file(audit) as stream:
+        with nullcontext(sys.stdin.buffer) if audit == "-" else open_file(audit) as stream:
             yield run.service.audit.revoked_in(stream)
         return
     if file is not None and file != "-":

@@ -9,6 +9,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 from tokenctl.errors import InvalidInput
+from tokenctl.service import instants
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = 1_000_000
@@ -39,13 +40,8 @@ def parse_instant(text: str, *, now: int, destructive: bool) -> int:
     return instant
 
 
-def show_utc(instant: int) -> str:
-    """RFC 3339 in UTC with microseconds: the form of data."""
-    try:
-        moment = _EPOCH + timedelta(microseconds=instant)
-    except OverflowError:
-        return f"@{instant}"
-    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+#: RFC 3339 in UTC with microseconds: the form of data.
+show_utc = instants.show_utc
 
 
 def show_local(instant: int) -> str:

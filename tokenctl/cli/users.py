@@ -31,6 +31,7 @@ _CHANGED = [
     Column("id"),
     Column("name"),
     Column("state"),
+    instant("disabled_until"),
     Column("revoked"),
     instant("access_exposure_until"),
 ]
@@ -183,6 +184,7 @@ def _show_change(run: Run, done: UserChange, verb: str) -> None:
     record: dict[str, Any] = {
         **{key: user[key] for key in ("id", "name")},
         "state": "deleted" if verb == "deleted" else user["state"],
+        "disabled_until": None if verb == "deleted" else user["disabled_until"],
         "revoked": done.revoked,
         "access_exposure_until": done.access_exposure_until,
     }

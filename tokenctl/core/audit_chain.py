@@ -1,4 +1,4 @@
-"""The seal of the audit log: the MAC of an event, the chain of segments, and how the chain's end is written.
+"""The seal of the audit log: the MACs of an event, a segment and an export; how the chain's end is written.
 
 Owns what is under the MACs and in which form. When events are sealed, and what is said about those that do
 not hold, are the service's affair.
@@ -24,6 +24,7 @@ NO_SEGMENT = bytes(32)
 
 _EVENT = b"tokenctl/1 audit event\0"
 _SEGMENT = b"tokenctl/1 audit segment\0"
+_EXPORT = b"tokenctl/1 audit export\0"
 _EVENT_MAC_BYTES = 16
 _ID_BYTES = 8
 MEMBER_BYTES = _ID_BYTES + _EVENT_MAC_BYTES
@@ -95,6 +96,26 @@ def segment_mac(key: bytes, *, previous: bytes, number: int, sealed_at: int, mem
     """The MAC of a segment; `previous` is that of the one before, or NO_SEGMENT. `sealed_at` in µs."""
     numbers = number.to_bytes(8, "big", signed=True) + sealed_at.to_bytes(8, "big", signed=True)
     return hmac.digest(key, _SEGMENT + previous + numbers + members_hash, "sha256")
+
+
+class Ends(NamedTuple):
+    """Where an export begins and ends: what its segments, chained to each other, do not tell.
+
+    `since`, `until`, `exported_at` in µs; `first` is the number of its first segment, `head` the text of its
+    last one's. unsealed: `hash_members` of its events that are in no segment.
+    """
+
+    exported_at: int
+    since: int | None
+    until: int | None
+    first: int | None
+    head: str | None
+    unsealed: bytes
+
+
+def export_mac(key: bytes, ends: Ends) -> bytes:
+    """The MAC of an export, without which its front and its end could be left out."""
+    return hmac.digest(key, _EXPORT + b"".join(map(_encoded, ends)), "sha256")
 
 
 @dataclass(frozen=True, slots=True)

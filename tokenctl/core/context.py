@@ -64,7 +64,12 @@ def pack_ip(text: str) -> bytes:
 
 
 def unpack_ip(packed: bytes) -> str:
-    """The text for 16 bytes; IPv4 when they are a mapped one."""
+    """The text for 16 bytes; IPv4 when they are a mapped one.
+
+    Any other number of them is no address, and somebody has put it there by force: hex digits, to be seen.
+    """
+    if len(packed) != 16:
+        return packed.hex()
     address = ipaddress.IPv6Address(packed)
     return str(address.ipv4_mapped or address)
 

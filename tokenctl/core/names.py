@@ -27,7 +27,7 @@ def clean_user_name(text: str) -> str:
 
     Raises InvalidInput.
     """
-    _refuse_secret(text)
+    refuse_secret(text)
     name = unicodedata.normalize("NFC", text)
     if not 1 <= len(name) <= MAX_USER_NAME:
         raise InvalidInput(
@@ -53,7 +53,7 @@ def user_name_key(name: str) -> str:
 
 def clean_client_id(text: str) -> str:
     """A client's id: 1 to 128 printable ASCII characters without a space. Raises InvalidInput."""
-    _refuse_secret(text)
+    refuse_secret(text)
     if not _CLIENT_ID.fullmatch(text):
         raise InvalidInput("this is not a client's id", hint="1 to 128 printable ASCII characters, no space")
     return text
@@ -61,7 +61,7 @@ def clean_client_id(text: str) -> str:
 
 def clean_note(text: str) -> str:
     """A reason or an actor for the audit log: 1 to 256 printable characters. Raises InvalidInput."""
-    _refuse_secret(text)
+    refuse_secret(text)
     if not 1 <= len(text) <= MAX_NOTE or not text.isprintable():
         raise InvalidInput(
             f"a reason or an actor is one line of 1 to {MAX_NOTE} printable characters",
@@ -93,7 +93,7 @@ def holds_secret(text: str) -> bool:
     return _SECRET.search(text) is not None
 
 
-def _refuse_secret(text: str) -> None:
+def refuse_secret(text: str) -> None:
     """What is stored and shown in clear must not hold a secret that somebody put into the wrong place."""
     if holds_secret(text):
         raise InvalidInput(

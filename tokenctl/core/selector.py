@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from tokenctl.core.context import MAX_USER_AGENT_BYTES, hash_device, pack_ip
+from tokenctl.core.names import refuse_secret
 from tokenctl.errors import EmptySelector, InvalidInput
 
 #: Addresses, user agents or devices. One is up to four conditions, and SQLite takes a thousand in all.
@@ -168,6 +169,7 @@ def clean_glob(text: str) -> str:
         length = len(glob.replace("*", "").encode())
     except UnicodeEncodeError:
         raise InvalidInput("a pattern of a user agent is not UTF-8", hint="? is any character") from None
+    refuse_secret(text)
     if "\0" in glob:
         raise InvalidInput("a pattern of a user agent has a NUL, as no user agent has", hint="leave it out")
     if length > MAX_USER_AGENT_BYTES:
@@ -183,6 +185,7 @@ def device_hashes(text: str) -> list[bytes]:
 
     The digits alone, as records show them, could be either, so they stand for both. Raises InvalidInput.
     """
+    refuse_secret(text)
     if text.startswith(DEVICE_HASH):
         return [_device_hash(text.removeprefix(DEVICE_HASH))]
     sent = hash_device(text)

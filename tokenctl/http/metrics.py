@@ -41,6 +41,11 @@ class Metrics:
         self._waiting = Gauge(
             "tokenctl_waiting_calls", "Calls that wait for a thread.", ["pool"], registry=self._registry
         )
+        self._purged_rows = self._counter("purged_rows", "Rows that this server's own purge deleted.")
+        self._purges = self._counter(
+            "purges", "This server's own purges by result: done, stopped, locked, failed.", "result"
+        )
+        self._last_purge: Gauge | None = None
         self.observe_batch = self._batches.observe
         self._request = lru_cache(maxsize=1024)(
             lambda route, status: self._requests.labels(route, str(status)).observe
@@ -75,6 +80,21 @@ class Metrics:
 
     def revoked(self, count: int) -> None:
         self._revocations.inc(count)
+
+    def purged(self, result: str, *, rows: int = 0, at: float | None = None) -> None:
+        """Count a purge of this server; `at` (s since the epoch) when it was a success."""
+        self._purges.labels(result).inc()
+        self._purged_rows.inc(rows)
+        if at is None:
+            return
+        if self._last_purge is None:
+            # Not before the first one: a gauge of 0 would be a success of 1970, and an alarm.
+            self._last_purge = Gauge(
+                "tokenctl_purge_last_success_timestamp_seconds",
+                "When a purge last ended well.",
+                registry=self._registry,
+            )
+        self._last_purge.set(at)
 
     def watch(self, pool: str, held: Callable[[], int]) -> None:
         """Show how many calls a pool of threads holds."""

@@ -14,6 +14,7 @@ from tokenctl.http import dev as development
 from tokenctl.http import logs
 from tokenctl.http.app import make_app
 from tokenctl.http.pools import hashing_executor
+from tokenctl.http.purger import Purger
 from tokenctl.http.sealer import Sealer
 from tokenctl.http.server import make_server, run
 from tokenctl.http.site import Site
@@ -43,8 +44,8 @@ def serve(
     """
     write_line = logs.configure(for_people=dev)
     if dev:
-        server, sealer = _for_development(settings, actor, write_line, ready)
-        with sealer:
+        server, sealer, purger = _for_development(settings, actor, write_line, ready)
+        with sealer, purger:
             run(server, bound)
     else:
         _serve_for_real_use(settings, bound, actor, write_line, ready)
@@ -63,12 +64,18 @@ def _serve_for_real_use(
         except DatabaseAway as error:  # it may come: until then /readyz and all that needs it say 503
             _log.warning("%s: starting without it", error.message)
             late = _LateLook(service)
-        app = make_app(Site(service, hashing, write_line))
-        server = make_server(app, settings, ready=ready, stopping=sealer.stop)
+        site = Site(service, hashing, write_line)
+        purger = Purger(service, site.metrics, every=settings.purge_every)
+
+        def stopping() -> None:
+            sealer.stop()
+            purger.stop()
+
+        server = make_server(make_app(site), settings, ready=ready, stopping=stopping)
     except BaseException:
         service.close()
         raise
-    with sealer:
+    with sealer, purger:
         if late is None:
             run(server, bound)
         else:
@@ -108,7 +115,7 @@ class _LateLook:
 
 def _for_development(
     settings: Settings, actor: str, write_line: WriteLine, ready: Callable[[], None]
-) -> tuple[Server, Sealer]:
+) -> tuple[Server, Sealer, Purger]:
     hashing = hashing_executor()
     service, clock = development.open_service(settings, hashing, actor=actor)
     site = Site(service, hashing, write_line, dev=True)
@@ -117,12 +124,14 @@ def _for_development(
     routes = [Route("/dev/events", stream, methods=["GET"])]
     app = make_app(site, controls.endpoints(), routes, controls.around)
     sealer = Sealer(service)
+    purger = Purger(service, site.metrics, every=settings.purge_every)
 
     def stopping() -> None:
         stream.close()
         sealer.stop()
+        purger.stop()
 
-    return make_server(app, settings, ready=ready, stopping=stopping), sealer
+    return make_server(app, settings, ready=ready, stopping=stopping), sealer, purger
 
 
 def _demand_real_use(service: TokenService) -> None:

@@ -7,7 +7,7 @@ Events are written by the use cases, in the transaction of what they report. Sea
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,12 @@ from tokenctl.storage.events import Event, Search
 
 if TYPE_CHECKING:
     from tokenctl.core.audit_chain import Head
+    from tokenctl.service.exporting import RevokedLogins, Source
     from tokenctl.service.revocation import Progress, Stop
     from tokenctl.service.sealing import Sealed
     from tokenctl.service.verifying import Verification
 
 _PAGE = 500
-#: The events after which a login is revoked.
-_REVOKING = frozenset({"token.revoke", "token.reuse"})
 
 
 class AuditLog:
@@ -41,9 +40,13 @@ class AuditLog:
 
     @repeated
     def tail(self, limit: int = 20, *, types: Collection[str] = ()) -> list[Event]:
-        """The newest `limit` events, oldest first; of all types but `purge.batch`, or of those named."""
+        """The newest `limit` events, oldest first; of all types but `purge.batch`, or of those named.
+
+        `types` are as in `search`. Raises InvalidInput.
+        """
+        wanted = _clean_patterns("type", types)
         with self._runtime.storage.read() as connection:
-            return events.tail(connection, limit=limit, types=types)
+            return events.tail(connection, limit=limit, types=wanted)
 
     @repeated
     def after(self, event_id: int, *, limit: int = 500) -> list[Event]:
@@ -82,12 +85,12 @@ class AuditLog:
         Raises InvalidInput, UserNotFound.
         """
         _demand_period(since, until)
-        for given in (user, token_id, types, reason, actor, ip, client):
+        for given in (user, token_id, ip, client):
             _demand_few(given)
         wanted = Search(
-            types=tuple(_clean_pattern("type", each) for each in types),
-            actors=tuple(_clean_pattern("actor", each) for each in actor),
-            reasons=tuple(_clean_pattern("reason", each) for each in reason),
+            types=_clean_patterns("type", types),
+            actors=_clean_patterns("actor", actor),
+            reasons=_clean_patterns("reason", reason),
             user_ids=tuple(self._user_id(each) for each in user),
             token_ids=tuple(ids.parse_token_id(each) for each in token_id),
             client_ids=tuple(clean_client_id(each) for each in client),
@@ -134,7 +137,8 @@ class AuditLog:
     def seal(self, stop: Stop | None = None) -> Sealed:
         """Put what is not sealed yet into new segments, of at most 500 events and a transaction each.
 
-        With `stop` returning True it ends after the one in hand. Any number of sealers may be at work.
+        That is, up to the newest event when it begins. With `stop` returning True it ends after the segment
+        in hand. Any number of sealers may be at work: what another one has in hand is left to that one.
         Raises KeyMissing, KeyUnusable, KeyWrong.
         """
         from tokenctl.service.revocation import never
@@ -143,10 +147,11 @@ class AuditLog:
         return seal(self._runtime, stop or never)
 
     def verify(self, head: str | None = None, *, progress: Progress | None = None) -> Verification:
-        """Seal, then look whether every sealed event is what was sealed; in constant memory.
+        """Look whether every sealed event is what was sealed; in constant memory.
 
-        With a `head` that was kept, whether the chain still leads through it: without one nobody can tell
-        that its end was cut off. `progress` is called with the number of events of each step.
+        Seals before, unless the database cannot be written to; `unsealed` tells what is left. With a `head`
+        that was kept, whether the chain still leads through it: without one nobody can tell that its end was
+        cut off. `progress` is called with the number of events of each step.
         Raises KeyMissing, KeyUnusable, KeyWrong, InvalidInput.
         """
         from tokenctl.service.revocation import unseen
@@ -184,16 +189,15 @@ class AuditLog:
         """The log as lines to be encoded as JSON, in constant memory, to be verified by `verify_export`.
 
         Whole segments: from the first to the last that has an event of [since, until) (µs). Seals before,
-        where the key is at hand; without it the events that are not sealed come behind all others.
+        where the key is at hand. The events that are not sealed even so come behind all others.
         Raises KeyUnusable, KeyWrong, InvalidInput.
         """
         from tokenctl.service.exporting import export
 
         _demand_period(since, until)
-        sealed = self.can_seal
-        if sealed:
+        if self.can_seal:
             self.seal()
-        return export(self._runtime, since=since, until=until, unsealed=not sealed)
+        return export(self._runtime, since=since, until=until)
 
     def write_export(self, path: Path, since: int | None = None, until: int | None = None) -> int:
         """`export` into a new file of mode 0600, whole or not at all; how many lines.
@@ -205,38 +209,30 @@ class AuditLog:
         return write_export(self.export(since, until), path)
 
     def verify_export(
-        self, lines: Iterable[str | bytes], head: str | None = None, *, progress: Progress | None = None
+        self, source: Source, head: str | None = None, *, progress: Progress | None = None
     ) -> Verification:
         """Whether an export of this log is what was exported; of the database only the key is asked.
 
+        `source` is a binary stream, which may be packed by gzip, or the lines of one.
         Raises KeyMissing, KeyUnusable, KeyWrong; InvalidInput for what does not begin like an export.
         """
         from tokenctl.service.exporting import verify_export
         from tokenctl.service.revocation import unseen
-        from tokenctl.service.verifying import Report
+        from tokenctl.service.verifying import Findings
 
-        report = Report(_parse_head(head), progress or unseen)
-        return verify_export(self._runtime.keys.audit, lines, report)
+        findings = Findings(_parse_head(head), progress or unseen)
+        return verify_export(self._runtime.keys.audit, source, findings)
 
-    def revoked_in(self, lines: Iterable[str | bytes]) -> Iterator[str]:
+    def revoked_in(self, source: Source) -> RevokedLogins:
         """The `rt_…` of each login that an export says was revoked, in its order; also for a reuse.
 
-        Raises InvalidInput as `read_export`.
+        `source` as for `verify_export`; it is read to its end, and verified where the key is at hand, before
+        the first of them comes. Without the key, or when it was exported without, `doubt` of what is returned
+        says so. Raises InvalidInput for what is no export or was changed; KeyUnusable, KeyWrong.
         """
-        for event in read_export(lines):
-            if event["type"] in _REVOKING and event["token_id"] is not None:
-                yield event["token_id"]
+        from tokenctl.service.exporting import revoked_in
 
-
-def read_export(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
-    """The events of an export, as its lines have them: `event` is the id, `data` an object.
-
-    Their form is checked, and no MAC. Raises InvalidInput with the number of the line, at the end for a file
-    that was cut: have it whole before anything is done by it.
-    """
-    from tokenctl.service.exporting import read_export
-
-    return read_export(lines)
+        return revoked_in(self._runtime.keys.audit if self.can_seal else None, source)
 
 
 def _parse_head(text: str | None) -> Head | None:
@@ -259,6 +255,11 @@ def _demand_few(given: Collection[str]) -> None:
             f"{len(given):,} alternatives are more than one search takes, which is {MAX_ALTERNATIVES}",
             hint="several runs with some each; a pattern such as 'INC-*' instead of many texts",
         )
+
+
+def _clean_patterns(what: str, given: Collection[str]) -> tuple[str, ...]:
+    _demand_few(given)
+    return tuple(_clean_pattern(what, each) for each in given)
 
 
 def _clean_pattern(what: str, text: str) -> str:

@@ -11,7 +11,7 @@ from tokenctl.errors import TokenctlError
 from tokenctl.service.runtime import Clock, Runtime, micros
 from tokenctl.service.transactions import repeated
 from tokenctl.settings import Settings, format_duration
-from tokenctl.storage import events, tokens
+from tokenctl.storage import events, purging, tokens
 from tokenctl.storage.engine import Storage, locate
 
 _DAY = 86_400_000_000
@@ -127,7 +127,7 @@ def _purged(runtime: Runtime) -> Check:
     """Whether the purge keeps up: dead rows of twice the retention mean that nobody runs it."""
     retention = runtime.settings.purge_retention
     with runtime.storage.read() as connection:
-        late = tokens.count_dead(connection, dead_since=runtime.clock() - 2 * micros(retention) - _DAY)
+        late = purging.count_dead(connection, dead_since=runtime.clock() - 2 * micros(retention) - _DAY)
     return Check(
         "purge",
         ok=not late,

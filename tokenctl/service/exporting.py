@@ -5,38 +5,49 @@ is, then each segment comes with its events behind it, then perhaps `{"segment":
 not sealed, and the last line has the head, so that a file that was cut is known.
 
 An event's MAC stands on its line, so that one that was edited can be named; the segment's own is over all of
-them.
+them. Where the master key is at hand the last line has a MAC, too: over the first line, over where the
+segments begin and end, and over the events behind them.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import hmac
+import io
 import json
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from tempfile import SpooledTemporaryFile
+from typing import Any, BinaryIO, NamedTuple
 
 from tokenctl.core import audit_chain
-from tokenctl.core.audit_chain import NO_SEGMENT, Head, StoredEvent, event_mac
+from tokenctl.core.audit_chain import NO_SEGMENT, Ends, Head, StoredEvent, event_mac
 from tokenctl.core.context import pack_ip, unpack_ip
 from tokenctl.core.ids import TOKEN_PREFIX, USER_PREFIX
-from tokenctl.errors import InvalidInput
+from tokenctl.errors import InvalidInput, KeyMissing, KeyUnusable, KeyWrong
+from tokenctl.service.instants import show_utc
+from tokenctl.service.revocation import unseen
 from tokenctl.service.runtime import Runtime
 from tokenctl.service.transactions import repeated
-from tokenctl.service.verifying import FindingKind, Report, Verification, next_segment
+from tokenctl.service.verifying import FindingKind, Findings, Verification, events_of, next_segment
 from tokenctl.storage import files, segments
 from tokenctl.storage.events import data_text, parse_data
 from tokenctl.storage.segments import CHUNK, Segment
 
 #: The version of the form.
 FORMAT = 1
+#: Bytes of a line: many times those of the longest one that we write.
+LONGEST_LINE = 1 << 20
 
 Line = dict[str, Any]
+#: What an export is read from: a binary stream, packed by gzip or not, or its lines.
+Source = BinaryIO | Iterable[str | bytes]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INSTANT = re.compile(
@@ -44,31 +55,70 @@ _INSTANT = re.compile(
 )
 _HEX = re.compile("(?:[0-9a-f]{2})*", re.ASCII)
 _HINT = "hand in a whole file as `tokenctl audit export` wrote it"
+_GZIP = b"\x1f\x8b"
+#: The events after which a login is revoked.
+_REVOKING = frozenset({"token.revoke", "token.reuse"})
+#: Bytes of ids that are held in memory; more go to a temporary file.
+_IN_MEMORY = 16_000_000
 
 
 # --- writing ---------------------------------------------------------------------------------
 
 
-def export(runtime: Runtime, *, since: int | None, until: int | None, unsealed: bool) -> Iterator[Line]:
+def export(
+    runtime: Runtime, *, since: int | None, until: int | None, unsealed: bool = True
+) -> Iterator[Line]:
     """The lines. Whole segments: from the first to the last that has an event of [since, until) (µs).
 
     unsealed: with the events that are in no segment, of [since, until) only.
     """
+    key, exported_at = _key_at_hand(runtime), runtime.clock()
     yield {
         "tokenctl_audit": FORMAT,
-        "exported_at": _show(runtime.clock()),
-        "since": None if since is None else _show(since),
-        "until": None if until is None else _show(until),
+        "exported_at": show_utc(exported_at),
+        "since": None if since is None else show_utc(since),
+        "until": None if until is None else show_utc(until),
     }
     number, last, newest = _bounds(runtime, since, until)
+    first: int | None = None
     head: Head | None = None
     while (segment := next_segment(runtime, number)) is not None and (last is None or segment.number <= last):
         yield from _segment_lines(runtime, segment, head)
+        first = segment.number if first is None else first
         number, head = segment.number, Head(segment.number, segment.mac, segment.sealed_at)
+    behind = _Members(key)
     if unsealed:
         # Those, too, that were sealed meanwhile: no event is left out.
-        yield from _unsealed_lines(runtime, max(number, newest), since, until)
-    yield {"head": None if head is None else str(head)}
+        yield from _unsealed_lines(runtime, max(number, newest), since, until, behind)
+    end = None if head is None else str(head)
+    mac = None
+    if key is not None:
+        ends = Ends(exported_at, since, until, first, end, behind.digest())
+        mac = audit_chain.export_mac(key, ends).hex()
+    yield {"head": end, "mac": mac}
+
+
+def _key_at_hand(runtime: Runtime) -> bytes | None:
+    """Of one that is no good whoever asked for it before was told, and went on without."""
+    try:
+        return runtime.keys.audit
+    except (KeyMissing, KeyUnusable, KeyWrong):
+        return None
+
+
+class _Members:
+    """A sum over events in their order, as `hash_members` is; without the key over none."""
+
+    def __init__(self, key: bytes | None) -> None:
+        self._key = key
+        self._sum = hashlib.sha256()
+
+    def add(self, event: StoredEvent) -> None:
+        if self._key is not None:
+            self._sum.update(audit_chain.member(event.id, event_mac(self._key, event)))
+
+    def digest(self) -> bytes:
+        return self._sum.digest()
 
 
 def write_export(lines: Iterable[Line], path: Path) -> int:
@@ -110,23 +160,26 @@ def _segment_lines(runtime: Runtime, segment: Segment, before: Head | None) -> I
         previous = NO_SEGMENT if segment.number == 1 else _mac_of(runtime, segment.number - 1)
     yield {
         "segment": segment.number,
-        "sealed_at": _show(segment.sealed_at),
+        "sealed_at": show_utc(segment.sealed_at),
         "events": segment.events,
         "previous": None if previous is None else previous.hex(),
         "mac": segment.mac.hex(),
     }
     macs = dict(audit_chain.split_members(segment.members))
-    for event in _pages(lambda after: _events_of(runtime, segment.number, after)):
+    for event in _pages(lambda after: events_of(runtime, segment.number, after)):
         mac = macs.get(event.id)
         yield _event_line(event) | {"mac": None if mac is None else mac.hex()}
 
 
-def _unsealed_lines(runtime: Runtime, number: int, since: int | None, until: int | None) -> Iterator[Line]:
+def _unsealed_lines(
+    runtime: Runtime, number: int, since: int | None, until: int | None, behind: _Members
+) -> Iterator[Line]:
     first = True
     for event in _pages(lambda after: _events_behind(runtime, number, after, since, until)):
         if first:
             yield {"segment": None}
             first = False
+        behind.add(event)
         yield _event_line(event)
 
 
@@ -143,7 +196,7 @@ def _event_line(event: StoredEvent) -> Line:
     data = parse_data(event.data)
     return {
         "event": event.id,
-        "at": _show(event.at),
+        "at": show_utc(event.at),
         "type": event.type,
         "actor": event.actor,
         "user_id": None if event.user_id is None else USER_PREFIX + event.user_id.hex(),
@@ -156,25 +209,10 @@ def _event_line(event: StoredEvent) -> Line:
     }
 
 
-def _show(instant: int) -> str:
-    """RFC 3339 in UTC with microseconds; an instant that no calendar has as `@` and its µs."""
-    try:
-        moment = _EPOCH + timedelta(microseconds=instant)
-    except OverflowError:
-        return f"@{instant}"
-    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
-
-
 @repeated
 def _mac_of(runtime: Runtime, number: int) -> bytes | None:
     with runtime.storage.read() as connection:
         return segments.mac_of(connection, number)
-
-
-@repeated
-def _events_of(runtime: Runtime, number: int, after: int | None) -> list[StoredEvent]:
-    with runtime.storage.read() as connection:
-        return segments.events_of(connection, number, after=after)
 
 
 @repeated
@@ -189,7 +227,9 @@ def _events_behind(
 
 
 class _Header(NamedTuple):
-    from_start: bool
+    exported_at: int
+    since: int | None
+    until: int | None
 
 
 class _SegmentLine(NamedTuple):
@@ -212,24 +252,66 @@ class _EventLine(NamedTuple):
 
 
 class _Last(NamedTuple):
-    head: Head | None
+    head: str | None
+    #: None when it was exported without the key.
+    mac: bytes | None
 
 
 _Entry = _Header | _SegmentLine | _Unsealed | _EventLine | _Last
 
 
-def read_export(lines: Iterable[str | bytes]) -> Iterator[Line]:
-    """The events of an export, as its lines have them, in constant memory. Checks their form, and no MAC.
+def _lines(source: Source) -> Iterator[str | bytes]:
+    """Each line. Of a stream's no more is held than is too much; what gzip has packed is unpacked."""
+    if not isinstance(source, io.BufferedIOBase):
+        yield from source
+        return
+    begin = source.read(len(_GZIP))
+    rest = io.BufferedReader(_Rejoined(begin, source))
+    stream = gzip.GzipFile(fileobj=rest, mode="rb") if begin == _GZIP else rest
+    number = 1
+    try:
+        while line := stream.readline(LONGEST_LINE + 1):
+            yield line
+            number += 1
+            is_cut = len(line) > LONGEST_LINE
+            while is_cut and line and not line.endswith(b"\n"):
+                line = stream.readline(LONGEST_LINE)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise _no_export(number, "what gzip has packed is damaged or cut from here on") from None
 
-    Raises InvalidInput, with the number of the line, for what is no export, and at its end for one that was
-    cut: so have it whole before anything is done by it.
+
+class _Rejoined(io.RawIOBase):
+    """A stream with what was read of it already in front again. Closing it closes nothing else."""
+
+    def __init__(self, begin: bytes, rest: io.BufferedIOBase) -> None:
+        self._begin = begin
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._begin[: len(buffer)] or self._rest.read(len(buffer))
+        self._begin = self._begin[len(buffer) :]
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def read_export(source: Source, check: _Check | None = None) -> Iterator[Line]:
+    """The events of an export, as its lines have them, in constant memory.
+
+    Checks their form, and by `check`, which is told of each line, their MACs. Raises InvalidInput, with the
+    number of the line, for what is no export, and at its end for one that was cut: so have it whole before
+    anything is done by it.
     """
     last = 0
     over = False
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_lines(source), 1):
         entry = _parse(line, number)
         if (number == 1) != isinstance(entry, _Header) or over:
             raise _no_export(number, "it stands in the wrong place")
+        if check is not None:
+            check.take(entry, number)
         if isinstance(entry, _EventLine):
             yield entry.line
         over, last = isinstance(entry, _Last), number
@@ -237,19 +319,80 @@ def read_export(lines: Iterable[str | bytes]) -> Iterator[Line]:
         raise _no_export(last + 1, "it is missing: the last one has the head, so the file was cut")
 
 
-def verify_export(key: bytes, lines: Iterable[str | bytes], report: Report) -> Verification:
+class RevokedLogins(Iterator[str]):
+    """The `rt_…` of each login that an export says was revoked, in its order; it was read to its end before.
+
+    `doubt` is None when the export was verified. Otherwise it says why nothing shows that it was not changed.
+    """
+
+    def __init__(self, doubt: str | None, held: SpooledTemporaryFile[bytes]) -> None:
+        self.doubt = doubt
+        self._held = held
+
+    def __next__(self) -> str:
+        line = b"" if self._held.closed else self._held.readline()
+        if not line:
+            self._held.close()
+            raise StopIteration
+        return line.decode("ascii").strip()
+
+    def close(self) -> None:
+        """Forget them; whoever has read them to their end need not."""
+        self._held.close()
+
+
+def revoked_in(key: bytes | None, source: Source) -> RevokedLogins:
+    """The logins that an export says were revoked. With the key it is verified.
+
+    Raises InvalidInput for what is no export, and for one that does not hold.
+    """
+    check = None if key is None else _Check(key, Findings(None, unseen))
+    held = SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed by who reads it to its end
+    try:
+        for line in read_export(source, check):
+            if line["type"] in _REVOKING and line["token_id"] is not None:
+                held.write(f"{line['token_id']}\n".encode("ascii"))
+        doubt = _doubt(check)
+    except BaseException:
+        held.close()
+        raise
+    held.seek(0)
+    return RevokedLogins(doubt, held)
+
+
+def _doubt(check: _Check | None) -> str | None:
+    """Why nothing shows that the export is what was written. Raises InvalidInput when it is not."""
+    if check is None:
+        return "the master key is not at hand, so nothing shows whether the export was changed"
+    done = check.result()
+    if not done.holds:
+        [finding, *_] = done.findings
+        where = "" if finding.segment is None else f" (segment {finding.segment})"
+        raise InvalidInput(
+            f"the export does not hold, so nothing was done by it; of {done.found:,} findings the first: "
+            f"{str(finding.kind).replace('_', ' ')}{where}, {finding.detail}",
+            hint="tokenctl audit verify --export FILE names them all; take another copy of the export",
+            findings=done.found,
+        )
+    if not done.ends_proven:
+        return "it was exported without the master key, so nothing shows whether the export was changed"
+    return None
+
+
+def verify_export(key: bytes, source: Source, findings: Findings) -> Verification:
     """Whether a file is what was exported. Raises InvalidInput when it does not begin like one."""
-    check = _Check(key, report)
-    for number, line in enumerate(lines, 1):
+    check = _Check(key, findings)
+    lines = enumerate(_lines(source), 1)
+    while True:
         try:
-            entry = _parse(line, number)
+            number, line = next(lines)
+            check.take(_parse(line, number), number)
+        except StopIteration:
+            return check.result()
         except InvalidInput as error:
-            if number == 1:
+            if not check.has_begun:
                 raise
-            report.add(FindingKind.DAMAGED_LINE, error.message, segment=check.number)
-            continue
-        check.take(entry, number)
-    return check.result()
+            findings.add(FindingKind.DAMAGED_LINE, error.message, segment=check.number)
 
 
 @dataclass(slots=True)
@@ -257,16 +400,25 @@ class _Check:
     """A verification of lines under way."""
 
     key: bytes
-    report: Report
+    findings: Findings
     number: int | None = None
     _segment: _SegmentLine | None = None
     _before: _SegmentLine | None = None
-    _from_start: bool = False
+    _header: _Header | None = None
     _sealed: bool = True
     _count: int = 0
     _line: int = 0
     _last: _Last | None = None
     _members: Any = field(default_factory=hashlib.sha256)
+    _behind: _Members = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._behind = _Members(self.key)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the first line was taken."""
+        return self._header is not None
 
     def take(self, entry: _Entry, line: int) -> None:
         """The next line."""
@@ -280,8 +432,8 @@ class _Check:
             return
         self._line = line
         match entry:
-            case _Header(from_start):
-                self._from_start = from_start
+            case _Header():
+                self._header = entry
             case _SegmentLine():
                 self._close()
                 self._open(entry)
@@ -296,17 +448,44 @@ class _Check:
 
     def result(self) -> Verification:
         """After the last line."""
-        if not self._line:
+        if self._header is None:
             raise _no_export(1, "the file is empty")
         self._close()
         if self._last is None:
             self._add(FindingKind.CUT, "the line with the head is missing: the end of the file was cut off")
-        elif (self._last.head and str(self._last.head)) != (self.report.head and str(self.report.head)):
+        elif self._last.head != self._head:
             self._add(FindingKind.CUT, "the last line has the head of another segment than the last one here")
-        return self.report.result()
+        since, until, proven = self._header.since, self._header.until, self._demand_ends(self._header)
+        return replace(self.findings.result(), since=since, until=until, ends_proven=proven)
+
+    @property
+    def _head(self) -> str | None:
+        return None if self.findings.head is None else str(self.findings.head)
+
+    def _demand_ends(self, header: _Header) -> bool:
+        """Whether the last line's MAC is there, and holds."""
+        first, mac = self.findings.first, None if self._last is None else self._last.mac
+        if mac is None:
+            # Where it is missing, or was taken away, a part cannot be told from what is left of a whole.
+            if header.since is not None and first is not None and first > 1:
+                self.findings.add(
+                    FindingKind.CUT,
+                    f"it begins with segment {first}, and no MAC says that it did when it was written",
+                    segment=first,
+                )
+            return False
+        ends = Ends(header.exported_at, header.since, header.until, first, self._head, self._behind.digest())
+        if hmac.compare_digest(mac, audit_chain.export_mac(self.key, ends)):
+            return True
+        self._add(
+            FindingKind.EDITED_EXPORT,
+            "the MAC of the last line does not hold: that line or the first one was changed, segments were "
+            "left out at the front or at the end, or events that are in none were changed",
+        )
+        return False
 
     def _add(self, kind: FindingKind, detail: str, event_id: int | None = None) -> None:
-        self.report.add(kind, detail, segment=self.number, event_id=event_id)
+        self.findings.add(kind, detail, segment=self.number, event_id=event_id)
 
     def _misplaced(self, line: int) -> None:
         self._add(FindingKind.DAMAGED_LINE, f"line {line} of the export stands in the wrong place")
@@ -317,19 +496,23 @@ class _Check:
         self._demand_next(segment)
         self._segment, self.number, self._sealed = segment, segment.number, True
         self._count, self._members = 0, hashlib.sha256()
-        self.report.pass_segment(Head(segment.number, segment.mac, segment.sealed_at))
+        self.findings.pass_segment(Head(segment.number, segment.mac, segment.sealed_at))
+
+    @property
+    def _is_from_start(self) -> bool:
+        return self._header is not None and self._header.since is None
 
     def _demand_next(self, segment: _SegmentLine) -> None:
         before = self._before
-        first = before.number + 1 if before else 1 if self._from_start else segment.number
+        first = before.number + 1 if before else 1 if self._is_from_start else segment.number
         if segment.number < first:
             self._misplaced(self._line)
         elif segment.number > first:
             last = segment.number - 1
             missing = f"segment {first} is" if first == last else f"the segments {first} to {last} are"
-            self.report.add(FindingKind.MISSING_SEGMENT, f"{missing} missing", segment=first)
+            self.findings.add(FindingKind.MISSING_SEGMENT, f"{missing} missing", segment=first)
         elif segment.previous != (before.mac if before else segment.previous):
-            self.report.add(
+            self.findings.add(
                 FindingKind.EDITED_SEGMENT,
                 "it is not chained to the segment before it",
                 segment=segment.number,
@@ -338,13 +521,14 @@ class _Check:
     def _event(self, entry: _EventLine) -> None:
         event, mac = entry.event, entry.mac
         if not self._sealed:
-            self.report.unsealed += 1
+            self._behind.add(event)
+            self.findings.unsealed += 1
             return
         if self._segment is None:
             self._misplaced(self._line)
             return
-        self.report.events += 1
-        self.report.progress(1)
+        self.findings.events += 1
+        self.findings.progress(1)
         if mac is None:
             self._add(FindingKind.INSERTED_EVENT, f"line {self._line}: it has no MAC", event.id)
             return
@@ -394,41 +578,45 @@ def _no_export(number: int, why: str) -> InvalidInput:
 def _parse(line: str | bytes, number: int) -> _Entry:
     """The entry on a line. Raises InvalidInput, which repeats nothing of it."""
     try:
-        fields = json.loads(line, object_pairs_hook=_once)
-    except _Twice:
-        raise _no_export(number, "it has a name twice") from None
-    except (ValueError, RecursionError):
-        raise _no_export(number, "it is not JSON") from None
-    if not isinstance(fields, dict):
-        raise _no_export(number, "it is no JSON object")
-    try:
-        for names, make in _KINDS:
-            if fields.keys() == names:
-                return make(fields)
+        return _entry(line)
     except (_Wrong, InvalidInput) as error:
-        raise _no_export(number, str(error)) from None
-    raise _no_export(number, "its fields are not those of any")
+        why = str(error)
+    except ValueError:
+        why = "it is not JSON"
+    except RecursionError:  # in reading it, or in writing what it says once more
+        why = "it is not JSON of ours: it is nested too deeply"
+    raise _no_export(number, why)
 
 
-class _Twice(Exception):
-    """A name that an object has twice: two readers could see two different objects."""
+def _entry(line: str | bytes) -> _Entry:
+    if len(line) > LONGEST_LINE:
+        raise _Wrong(f"it has more than {LONGEST_LINE:,} bytes")
+    fields = json.loads(line, object_pairs_hook=_once)
+    if not isinstance(fields, dict):
+        raise _Wrong("it is no JSON object")
+    for names, make in _KINDS:
+        if fields.keys() == names:
+            return make(fields)
+    raise _Wrong("its fields are not those of any")
 
 
 class _Wrong(Exception):
-    """What is wrong with a field."""
+    """What is wrong with a line, or with a field."""
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise _Twice
+        # Two readers could see two different objects.
+        raise _Wrong("it has a name twice")
     return fields
 
 
 def _header(fields: Line) -> _Header:
     if fields["tokenctl_audit"] != FORMAT or isinstance(fields["tokenctl_audit"], bool):
         raise _Wrong(f"its form is not {FORMAT}, the one that this release reads")
-    return _Header(fields["since"] is None)
+    since, until = (None if fields[name] is None else _instant(fields, name) for name in ("since", "until"))
+    return _Header(_instant(fields, "exported_at"), since, until)
 
 
 def _segment_line(fields: Line) -> _SegmentLine:
@@ -470,7 +658,7 @@ def _event_entry(fields: Line) -> _EventLine:
 
 def _last_line(fields: Line) -> _Last:
     head = _text(fields, "head")
-    return _Last(None if head is None else Head.parse(head))
+    return _Last(None if head is None else str(Head.parse(head)), _bytes(fields, "mac", 32))
 
 
 _EVENT_FIELDS = {
@@ -481,7 +669,7 @@ _KINDS: tuple[tuple[set[str], Callable[[Line], _Entry]], ...] = (
     (_EVENT_FIELDS, _event_entry),
     ({"segment", "sealed_at", "events", "previous", "mac"}, _segment_line),
     ({"segment"}, _unsealed_line),
-    ({"head"}, _last_line),
+    ({"head", "mac"}, _last_line),
     ({"tokenctl_audit", "exported_at", "since", "until"}, _header),
 )
 
@@ -531,8 +719,11 @@ def _public_id(fields: Line, name: str, prefix: str) -> bytes | None:
 
 def _address(fields: Line, name: str) -> bytes | None:
     value = _text(fields, name)
-    packed = None if value is None else pack_ip(value)
-    if packed is not None and unpack_ip(packed) != value:
+    if value is None:
+        return None
+    # Hex is of what is no address: see `unpack_ip`.
+    packed = bytes.fromhex(value) if _HEX.fullmatch(value) else pack_ip(value)
+    if unpack_ip(packed) != value:
         raise _Wrong(f"{name} is an address in its usual spelling, or null")
     return packed
 
@@ -547,7 +738,7 @@ def _instant(fields: Line, name: str) -> int:
             if value.startswith("@")
             else (datetime.fromisoformat(value) - _EPOCH) // timedelta(microseconds=1)
         )
-        spelt = _show(instant)
+        spelt = show_utc(instant)
     except (ValueError, OverflowError):
         spelt = None
     if spelt != value or not -(2**63) <= instant < 2**63:

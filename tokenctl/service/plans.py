@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from tokenctl.core import ids
@@ -28,8 +28,8 @@ from tokenctl.storage.revoking import Row
 _ID = re.compile("[0-9a-f]{4,32}")
 #: For so long (µs) a plan is good.
 LIFETIME = 3_600_000_000
-#: Making one takes seconds; one that is still unfinished after this (µs) never will be.
-_UNFINISHED = 24 * LIFETIME
+#: So long (µs) after it was made it is deleted: nobody can still be acting on it.
+_KEPT = 48 * LIFETIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def _store(runtime: Runtime, found: Look, alive: list[bytes], selector: Selector
 def _begin(runtime: Runtime, found: Look, selector: Selector | None, actor: str) -> Plan:
     with runtime.storage.write() as connection:
         now = runtime.clock()
-        plans.delete_expired(connection, now=now, unfinished_before=now - _UNFINISHED)
+        plans.delete_old(connection, before=now - _KEPT)
         digits = 4  # for a person to type; longer where so many are taken
         while True:
             plan = Plan(
@@ -177,7 +177,7 @@ def get(runtime: Runtime, plan_id: str) -> Plan:
         with runtime.storage.read() as connection:
             plan = plans.get(connection, plan_id)
     if plan is None or plan.expires_at <= runtime.clock():
-        raise PlanNotFound(f"there is no plan {plan_id[:20]!r}, or its hour is over")
+        raise _gone(plan_id)
     return plan
 
 
@@ -188,16 +188,24 @@ def members(runtime: Runtime, plan: Plan) -> Iterator[bytes]:
 
 
 def _pages(runtime: Runtime, plan: Plan) -> Iterator[list[bytes]]:
-    number = 0
-    while page := _page(runtime, plan.id, number):
+    """All members, or PlanNotFound: nothing may look like the end of a plan but its end."""
+    number = read = 0
+    while page := _page(runtime, plan, number):
         yield page
         number += 1
+        read += len(page)
+    if read != plan.tokens:
+        raise _gone(plan.id)
 
 
 @repeated
-def _page(runtime: Runtime, plan_id: str, number: int) -> list[bytes]:
+def _page(runtime: Runtime, plan: Plan, number: int) -> list[bytes]:
     with runtime.storage.read() as connection:
-        return plans.members(connection, plan_id, number)
+        return plans.members(connection, plan, number)
+
+
+def _gone(plan_id: str) -> PlanNotFound:
+    return PlanNotFound(f"there is no plan {plan_id[:20]!r}, or its hour is over")
 
 
 def rows(runtime: Runtime, planned: Planned) -> Iterator[RefreshToken]:
@@ -222,15 +230,12 @@ def drift(runtime: Runtime, plan: Plan) -> Iterator[str]:
             yield ids.token_id(row.raw_id)
 
 
-def chunks(runtime: Runtime, plan: Plan) -> Iterator[list[Target]]:
-    """The members for `targets.revoke`."""
-    for page in _pages(runtime, plan):
-        yield [Target(0, ID, raw_id, b"") for raw_id in page]
-
-
 def revoke(runtime: Runtime, plan: Plan, order: Order) -> Revocation:
-    """Revoke the members that are not dead."""
-    return targets.revoke(runtime, chunks(runtime, plan), order)
+    """Revoke the members that are not dead. What was purged meanwhile is dead."""
+    done = targets.revoke(
+        runtime, ([Target(0, ID, raw_id, b"") for raw_id in page] for page in _pages(runtime, plan)), order
+    )
+    return replace(done, already_dead=done.already_dead + done.unknown, unknown=0)
 
 
 def review(runtime: Runtime, plan: Plan) -> Planned:

@@ -1,7 +1,8 @@
 """Purging: deleting what is dead for long enough, in small transactions, and nothing else.
 
-Owns the pace, the one-runner lock and the suspicion against the clock. What "dead" means is the
-condition in `storage.tokens`, which every batch asks again under the write lock.
+Owns the pace, the bounds of a run and the suspicion against the clock. What "dead" means is the condition in
+`storage.purging`, which every batch asks in the transaction that deletes. That one run is at work at a time,
+on however many nodes, is the storage's business.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from tokenctl.service.revocation import Stop
 from tokenctl.service.runtime import Runtime, micros
 from tokenctl.service.sealing import seal_in_passing
 from tokenctl.service.transactions import repeated
-from tokenctl.storage import events, tokens
+from tokenctl.storage import events, purging, tokens
+from tokenctl.storage.engine import Job
 from tokenctl.storage.events import Event
+from tokenctl.storage.purging import Place, Stretch
 
-DEFAULT_BATCH = 1_000
+DEFAULT_BATCH = 2_000
 #: So many rows later the log goes into the file, between two batches: a commit that also did that would hold
 #: the writer for as long.
 _CHECKPOINT_ROWS = 8_000
@@ -30,7 +33,9 @@ _DAY = timedelta(days=1)
 class Purge:
     """What a purge did. `dead_since` (µs): rows dead at that instant already were deleted.
 
-    complete: False when `stop` or `max_runtime` ended it early; the next run goes on.
+    complete: False when `stop`, `max_runtime` or `max_rows` ended it early; the next run goes on.
+    size_bytes: of the table with its indexes, or of the SQLite file. free_bytes: how much of that is free
+    and will be used again; None where the database does not tell.
     """
 
     purged: int
@@ -39,6 +44,9 @@ class Purge:
     dead_since: int
     complete: bool
     dry_run: bool = False
+    size_bytes: int
+    free_bytes: int | None
+    vacuumed: bool = False
 
 
 def purge(
@@ -49,6 +57,8 @@ def purge(
     dry_run: bool,
     force: bool,
     max_runtime: timedelta | None,
+    max_rows: int | None,
+    vacuum: bool,
     lock_wait: timedelta,
     stop: Stop,
     progress: Callable[[int, int], None] | None,
@@ -57,95 +67,162 @@ def purge(
     """Delete rows that were dead before `retention` ago. See `TokenService.purge`."""
     started = time.monotonic()
     if dry_run:
-        dead_since = runtime.clock() - micros(retention)
-        with runtime.storage.read() as connection:
-            found = tokens.count_dead(connection, dead_since=dead_since)
-        return _report(started, found, 0, dead_since, complete=True, dry_run=True)
+        return _rehearse(runtime, started, retention, max_rows)
 
     def over() -> bool:
         late = max_runtime is not None and time.monotonic() - started >= max_runtime.total_seconds()
         return late or stop()
 
-    with runtime.storage.exclusive("purge", wait=lock_wait.total_seconds()):
+    with runtime.storage.exclusive("purge", wait=lock_wait.total_seconds()) as job:
         # After the waiting, and once: the clock may be put right at any moment, and then the time that was
         # found plausible must be the time that is deleted by.
         now = runtime.clock()
         if not force:
-            _demand_plausible_clock(runtime, retention, now)
-        dead_since = now - micros(retention)
-        purged, batches, complete = _delete(
-            runtime, dead_since, batch, over=over, progress=progress, actor=actor
-        )
-        facts = {"purged": purged, "batches": batches, "complete": complete}
-        with runtime.storage.write() as connection:
-            # By it the next run can tell that the clock moves as it should.
-            events.add(connection, [Event(at=runtime.clock(), type="purge", actor=actor, data=facts)])
+            _demand_plausible_clock(job, retention, now)
+        run = _Run(runtime, job, dead_since=now - micros(retention), actor=actor)
+        complete = run.delete(batch, max_rows, over, progress)
+        facts = {"purged": run.purged, "batches": run.batches, "complete": complete}
+        _leave_record(runtime, job, facts, actor)
+        vacuumed = vacuum and not over()
+        if vacuumed:
+            job.vacuum()
+        with job.read() as connection:
+            space = runtime.storage.space(connection)
     seal_in_passing(runtime, over)
-    return _report(started, purged, batches, dead_since, complete=complete)
+    return Purge(
+        purged=run.purged,
+        batches=run.batches,
+        seconds=_seconds(started),
+        dead_since=run.dead_since,
+        complete=complete,
+        size_bytes=space.taken,
+        free_bytes=space.free,
+        vacuumed=vacuumed,
+    )
 
 
-def _delete(
-    runtime: Runtime,
-    dead_since: int,
-    batch: int,
-    *,
-    over: Stop,
-    progress: Callable[[int, int], None] | None,
-    actor: str,
-) -> tuple[int, int, bool]:
-    """How many rows and batches, and whether all that was found is deleted."""
-    purged = batches = total = 0
-    if progress is not None:
-        with runtime.storage.read() as connection:
-            total = tokens.count_dead(connection, dead_since=dead_since)
-        progress(0, total)
-    after, since_checkpoint, version = b"", 0, None
-    while not over():
-        began = time.monotonic()
-        # Searching takes no lock; only the deleting does.
-        with runtime.storage.read() as connection:
-            found = tokens.next_dead(connection, after=after, dead_since=dead_since, limit=batch)
-        if found is None:
-            return purged, batches, True
-        before = version
-        deleted, version = _delete_batch(runtime, found, dead_since, actor=actor)
-        purged += deleted
-        batches += 1
-        after = found[1]
+@repeated
+def _rehearse(runtime: Runtime, started: float, retention: timedelta, max_rows: int | None) -> Purge:
+    dead_since = runtime.clock() - micros(retention)
+    with runtime.storage.read() as connection:
+        found = purging.count_dead(connection, dead_since=dead_since)
+        space = runtime.storage.space(connection)
+    would = found if max_rows is None else min(found, max_rows)
+    return Purge(
+        purged=would,
+        batches=0,
+        seconds=_seconds(started),
+        dead_since=dead_since,
+        complete=would == found,
+        dry_run=True,
+        size_bytes=space.taken,
+        free_bytes=space.free,
+    )
+
+
+class _Run:
+    """One pass over the table: what it deletes, how much it has, and the place where it is."""
+
+    def __init__(self, runtime: Runtime, job: Job, *, dead_since: int, actor: str) -> None:
+        self.dead_since = dead_since
+        self.purged = self.batches = 0
+        self._runtime = runtime
+        self._job = job
+        self._actor = actor
+        self._place: Place | None = None
+
+    def delete(
+        self, batch: int, max_rows: int | None, over: Stop, progress: Callable[[int, int], None] | None
+    ) -> bool:
+        """Batch after batch; whether nothing is left that could be deleted."""
+        total = since_checkpoint = 0
         if progress is not None:
-            progress(purged, total)
-        worked = time.monotonic() - began
-        since_checkpoint += batch
-        if since_checkpoint >= _CHECKPOINT_ROWS:
-            runtime.storage.checkpoint()
-            since_checkpoint = 0
-        if version != before:  # somebody else writes: they get the writer for as long as we had it
-            time.sleep(worked)
-    return purged, batches, False
+            total = self._count()
+            progress(0, total)
+        while not over():
+            limit = batch if max_rows is None else min(batch, max_rows - self.purged)
+            if limit <= 0:
+                return not self._any_left()
+            began = time.monotonic()
+            stretch, others_wrote = self._delete_next(limit)
+            if stretch.deleted:
+                self.purged += stretch.deleted
+                self.batches += 1
+                if progress is not None:
+                    progress(self.purged, total)
+            if stretch.is_last:
+                return True
+            self._place = stretch.last
+            worked = time.monotonic() - began
+            since_checkpoint += limit
+            if since_checkpoint >= _CHECKPOINT_ROWS:
+                self._runtime.storage.checkpoint()
+                since_checkpoint = 0
+            if others_wrote:  # they get the writer, and the machine, for as long as we had them
+                time.sleep(worked)
+        return False
+
+    @repeated
+    def _delete_next(self, limit: int) -> tuple[Stretch, bool]:
+        """One transaction, with the event that reports it; and whether somebody else wrote before it."""
+        found = None
+        if self._runtime.storage.one_writer:  # searching takes no lock; only the deleting does
+            found = self._search(limit)
+            if found is None:
+                return Stretch(0, self._place, is_last=True), False
+        with self._job.write() as connection:
+            others_wrote = self._job.others_wrote(connection)
+            if found is not None:
+                stretch = purging.delete_between(connection, *found, dead_since=self.dead_since)
+            else:
+                stretch = purging.delete_after(
+                    connection, after=self._place, dead_since=self.dead_since, limit=limit
+                )
+            if stretch.deleted:
+                facts = {"purged": stretch.deleted}
+                event = Event(at=self._runtime.clock(), type="purge.batch", actor=self._actor, data=facts)
+                events.add(connection, [event])
+        return stretch, others_wrote
+
+    def _search(self, limit: int) -> tuple[bytes, bytes] | None:
+        with self._job.read() as connection:
+            return purging.next_dead(connection, after=self._place, dead_since=self.dead_since, limit=limit)
+
+    @repeated
+    def _count(self) -> int:
+        with self._job.read() as connection:
+            return purging.count_dead(connection, dead_since=self.dead_since)
+
+    @repeated
+    def _any_left(self) -> bool:
+        with self._job.read() as connection:
+            return purging.any_left(connection, after=self._place, dead_since=self.dead_since)
 
 
 @repeated
-def _delete_batch(
-    runtime: Runtime, between: tuple[bytes, bytes], dead_since: int, *, actor: str
-) -> tuple[int, int]:
-    """One transaction: how many rows it deleted, and the version of the database that it found."""
-    with runtime.storage.write() as connection:
-        version = runtime.storage.data_version(connection)
-        deleted = tokens.delete_dead(connection, *between, dead_since=dead_since)
-        event = Event(at=runtime.clock(), type="purge.batch", actor=actor, data={"purged": deleted})
-        events.add(connection, [event])
-    return deleted, version
+def _leave_record(runtime: Runtime, job: Job, facts: dict[str, int], actor: str) -> None:
+    """By it the next run can tell that the clock moves as it should."""
+    with job.write() as connection:
+        events.add(connection, [Event(at=runtime.clock(), type="purge", actor=actor, data=facts)])
 
 
 @repeated
-def _demand_plausible_clock(runtime: Runtime, retention: timedelta, now: int) -> None:
+def _demand_plausible_clock(job: Job, retention: timedelta, now: int) -> None:
     """A clock that is years ahead makes everything look dead, and what is deleted stays deleted.
 
     It shows as a leap in what was written since the last purge. To look at the newest write alone would
     not do: the first refresh under a wrong clock is a write, too.
     """
     limit = micros(max(retention, _DAY))
-    with runtime.storage.read() as connection:
+    with job.read() as connection:
+        fall = events.fall_since_last_purge(connection, longer_than=limit, now=now)
+        if fall is not None:
+            # A revocation written then looks as old as that: its evidence would be gone at once.
+            raise ClockSuspect(
+                f"between two writes the clock went back {(fall[0] - fall[1]) / micros(_DAY):.1f} days, so "
+                "what was revoked meanwhile may look older than it is, and nothing was deleted",
+                hint="check the date of every node; if nothing of it matters: tokenctl purge --force",
+            )
         for before, after in events.gaps_since_last_purge(connection, longer_than=limit, now=now):
             # Rotations leave no event while nothing changes: only then it pays to look at every row. What
             # was written shortly before the end of the leap proves nothing: the clock may have been wrong.
@@ -157,14 +234,5 @@ def _demand_plausible_clock(runtime: Runtime, retention: timedelta, now: int) ->
                 )
 
 
-def _report(
-    started: float, purged: int, batches: int, dead_since: int, *, complete: bool, dry_run: bool = False
-) -> Purge:
-    return Purge(
-        purged=purged,
-        batches=batches,
-        seconds=round(time.monotonic() - started, 3),
-        dead_since=dead_since,
-        complete=complete,
-        dry_run=dry_run,
-    )
+def _seconds(started: float) -> float:
+    return round(time.monotonic() - started, 3)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from operator import attrgetter
 
 from tokenctl.core import ids
 from tokenctl.core.context import NO_CONTEXT, Context
 from tokenctl.core.names import clean_client_id
 from tokenctl.core.refresh_token import RefreshToken
-from tokenctl.core.selector import Selector
+from tokenctl.core.selector import DEVICE_HASH, Selector, device_hashes
 from tokenctl.errors import ClientNotFound
 from tokenctl.service.runtime import Runtime
 from tokenctl.service.transactions import repeated
@@ -28,7 +27,6 @@ Stop = Callable[[], bool]
 #: Told how many of the targets a chunk has dealt with.
 Progress = Callable[[int], None]
 _SMALLEST_ID = b""
-_USER_ID, _ACCESS_UNTIL = attrgetter("user_id"), attrgetter("access_until")
 
 
 def never() -> bool:
@@ -67,12 +65,14 @@ class Revocation:
 
     revoked: int = 0
     already_dead: int = 0
+    #: Named once more, after a line that named the same login.
+    repeated: int = 0
     unknown: int = 0
     forged: int = 0
     malformed: int = 0
     users: int = 0
     access_exposure_until: int | None = None
-    #: False when `stop` ended it before the whole set was done.
+    #: False when `stop`, or `most`, ended it before the whole set was done.
     complete: bool = True
 
 
@@ -83,6 +83,7 @@ class Preview:
     tokens: int = 0
     users: int = 0
     already_dead: int = 0
+    repeated: int = 0
     unknown: int = 0
     forged: int = 0
     malformed: int = 0
@@ -92,45 +93,63 @@ class Preview:
     selector: Selector = field(default_factory=Selector)
 
 
-def revoke_matching(runtime: Runtime, selector: Selector, order: Order) -> Revocation:
-    """Revoke all that the selector matches and that is not dead, in chunks of CHUNK."""
+@dataclass
+class Done:
+    """What was revoked so far, and of whom. `access_until` in µs, also of what is only looked at."""
+
+    revoked: int = 0
+    users: set[bytes] = field(default_factory=set)
+    access_until: int = 0
+    complete: bool = True
+
+    def add(self, rows: list[Revoked]) -> None:
+        """Add what a chunk's transaction revoked."""
+        self.revoked += len(rows)
+        self.users.update([row.user_id for row in rows])
+        self.access_until = max([self.access_until, *[row.access_until for row in rows]])
+
+    def revocation(self, runtime: Runtime, *, already_dead: int = 0, **others: int) -> Revocation:
+        """With the counts of what was not revoked."""
+        return Revocation(
+            revoked=self.revoked,
+            already_dead=already_dead,
+            **others,
+            users=len(self.users),
+            access_exposure_until=exposure(runtime, self.access_until),
+            complete=self.complete,
+        )
+
+
+def revoke_matching(
+    runtime: Runtime, selector: Selector, order: Order, *, most: int | None = None
+) -> Revocation:
+    """Revoke all that the selector matches and that is not dead, in chunks of CHUNK; at most `most`."""
     before = preview(runtime, selector)
-    revoked, users_hit, latest, complete = 0, set[bytes](), before.access_exposure_until or 0, True
-    for done in _revoke_chunks(runtime, before.selector, order):
-        if done is None:
-            complete = False
-            break
-        revoked += len(done)
-        users_hit.update(map(_USER_ID, done))
-        latest = max(latest, *map(_ACCESS_UNTIL, done))
-        order.progress(len(done))
-    return Revocation(
-        revoked=revoked,
-        already_dead=before.already_dead,
-        users=len(users_hit),
-        access_exposure_until=exposure(runtime, latest),
-        complete=complete,
-    )
-
-
-def _revoke_chunks(runtime: Runtime, selector: Selector, order: Order) -> Iterator[list[Revoked] | None]:
-    """What each chunk's transaction revoked; None when it was told to stop before the end."""
-    for part in parts(selector):
+    done = Done(access_until=before.access_exposure_until or 0)
+    for part in parts(before.selector):
         after = _SMALLEST_ID
-        while True:
-            if order.stop():
-                yield None
-                return
-            if not (done := _revoke_next(runtime, part, order, after)):
+        while done.complete:
+            if order.stop() or done.revoked == most:
+                done.complete = done.revoked >= before.tokens
                 break
-            yield done
-            after = done[-1].raw_id
+            limit = tokens.CHUNK if most is None else min(tokens.CHUNK, most - done.revoked)
+            if not (rows := _revoke_next(runtime, part, order, after, limit=limit)):
+                break
+            done.add(rows)
+            order.progress(len(rows))
+            after = rows[-1].raw_id
+    # What was not dead before, and is nobody's work here, died in between.
+    late = max(0, before.tokens - done.revoked) if done.complete else 0
+    return done.revocation(runtime, already_dead=before.already_dead + late)
 
 
 @repeated
-def _revoke_next(runtime: Runtime, part: Selector, order: Order, after: bytes) -> list[Revoked]:
+def _revoke_next(
+    runtime: Runtime, part: Selector, order: Order, after: bytes, *, limit: int
+) -> list[Revoked]:
     with runtime.storage.write() as connection:
-        return revoking.revoke_next(connection, part, order.mark(runtime.clock()), after=after)
+        mark = order.mark(runtime.clock())
+        return revoking.revoke_next(connection, part, mark, after=after, limit=limit)
 
 
 def bearers_mark(now: int, reason: str, actor: str | None, context: Context) -> Mark:
@@ -218,7 +237,9 @@ def resolve(runtime: Runtime, selector: Selector) -> Selector:
         for client in selector.clients:
             if users.get_client(connection, clean_client_id(client)) is None:
                 raise ClientNotFound(f"there is no client {client}")
-    return replace(selector, users=found, token_ids=token_ids)
+    # As they are stored: a device's own text may be anything, and stands nowhere in clear.
+    devices = tuple(f"{DEVICE_HASH}{each.hex()}" for text in selector.devices for each in device_hashes(text))
+    return replace(selector, users=found, token_ids=token_ids, devices=devices)
 
 
 def exposure(runtime: Runtime, access_until: int) -> int | None:

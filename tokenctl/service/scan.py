@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from tokenctl.core import leak
 from tokenctl.core.refresh_token import RefreshToken, State
+from tokenctl.core.rotation import Policy, Presented, Verdict, judge
 from tokenctl.core.token_string import PresentedToken
 
 if TYPE_CHECKING:
@@ -119,14 +120,24 @@ def _judged(chunk: list[_Hit], service: TokenService | None) -> Iterator[Finding
             # Whoever makes a string up must not learn whose login has that id, nor see it called live.
             yield Finding(hit.file, hit.line, hit.token.token_id, Danger.DEAD)
         else:
-            danger = _danger(hit.token, row, now)
+            danger = _danger(hit.token, row, now, service._runtime.policy)
             yield Finding(hit.file, hit.line, hit.token.token_id, danger, row.user_name)
 
 
-def _danger(token: PresentedToken, row: RefreshToken, now: int) -> Danger:
-    if row.state(now) not in (State.LIVE, State.BLOCKED):  # a block can be taken back
+def _danger(token: PresentedToken, row: RefreshToken, now: int, policy: Policy) -> Danger:
+    if row.is_dead(now):
         return Danger.DEAD
-    return Danger.SPENT if token.generation < row.generation else Danger.LIVE
+    if row.state(now) is State.BLOCKED:  # that can be taken back
+        return Danger.SPENT if token.generation < row.generation else Danger.LIVE
+    # Within the grace the string before the current one gets what the current one gets.
+    shown = Presented(token.generation, token.secret_hash, row.client_id)
+    good = judge(row, shown, now, policy).verdict in (
+        Verdict.ROTATE,
+        Verdict.RETRY,
+        Verdict.RECOVER,
+        Verdict.BEHIND,
+    )
+    return Danger.LIVE if good else Danger.SPENT
 
 
 # --- looking ---------------------------------------------------------------------------------
@@ -227,6 +238,7 @@ class _Stream:
 
     def __init__(self, raw: BinaryIO, progress: Callable[[int], None], piece: int, *, is_file: bool) -> None:
         self.error: Exception | None = None
+        self._at_end = False
         self._raw = raw
         self._piece = piece
         self._head = b""
@@ -262,12 +274,15 @@ class _Stream:
         return self._next()
 
     def _next(self) -> bytes:
-        if self.error is None:
+        if self.error is None and not self._at_end:
             try:
                 # Not `read`, which waits for a whole piece, and loses one where a gzip file is cut off.
-                return self._source.read1(self._piece)
+                data = self._source.read1(self._piece)
             except (OSError, EOFError, zlib.error) as error:
                 self.error = error
+            else:
+                self._at_end = not data  # a terminal would ask once more
+                return data
         return b""
 
 

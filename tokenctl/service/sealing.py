@@ -33,14 +33,16 @@ class Sealed:
 
 
 def seal(runtime: Runtime, stop: Stop = never) -> Sealed:
-    """Put all events that are in no segment into new ones, of at most 500 each and a transaction each.
+    """Put the events that are in no segment into new ones, of at most 500 each and a transaction each.
 
-    All that are there when it begins: it would never end if it went after those that come meanwhile. Ends
+    Those up to the newest when it begins: it would never end if it went after all that come meanwhile. What
+    another sealer has in hand is left to that one, and what commits late, behind it, to the next run. Ends
     after the transaction in hand when `stop` returns True. Raises the errors of `Runtime.keys`.
     """
     key = runtime.keys.audit
     done, count = 0, 0
-    first, last = _first_unsealed(runtime)
+    last = _newest_id(runtime)
+    first = _first_unsealed(runtime, None)
     while first is not None and first <= last and not stop():
         began = time.monotonic()
         event_ids = _seal_chunk(runtime, key, first)
@@ -53,10 +55,10 @@ def seal(runtime: Runtime, stop: Stop = never) -> Sealed:
             # Others get the writer, and the interpreter, for as long as we had it. Not only while somebody
             # writes: a pool has many connections, and each tells a story of its own about that.
             time.sleep(time.monotonic() - began)
-        elif event_ids:
-            first, _ = _first_unsealed(runtime)
-        else:  # another sealer has them in hand
-            first = None
+        else:
+            # Ids that were rolled back, or are sealed already, may fill more than one window.
+            behind = first + segments.WINDOW
+            first = _first_unsealed(runtime, behind) if behind <= last else None
     return Sealed(done, count)
 
 
@@ -69,10 +71,16 @@ def seal_in_passing(runtime: Runtime, stop: Stop = never) -> Sealed:
 
 
 @repeated
-def _first_unsealed(runtime: Runtime) -> tuple[int | None, int]:
-    """The id of the first event that is in no segment, and that of the newest event."""
+def _newest_id(runtime: Runtime) -> int:
     with runtime.storage.read() as connection:
-        return segments.first_unsealed(connection), events.newest_id(connection)
+        return events.newest_id(connection)
+
+
+@repeated
+def _first_unsealed(runtime: Runtime, first: int | None) -> int | None:
+    """The id of the first event, from that one on, that is in no segment."""
+    with runtime.storage.read() as connection:
+        return segments.first_unsealed(connection, first)
 
 
 @repeated

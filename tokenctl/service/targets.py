@@ -17,7 +17,7 @@ from typing import NamedTuple
 from tokenctl.core import ids
 from tokenctl.core.token_string import looks_like, parse, parse_unverified
 from tokenctl.errors import ForgedToken, InvalidInput, InvalidToken
-from tokenctl.service.revocation import Order, Preview, Revocation, exposure
+from tokenctl.service.revocation import Done, Order, Preview, Revocation, exposure
 from tokenctl.service.runtime import Runtime
 from tokenctl.service.transactions import repeated
 from tokenctl.storage import revoking
@@ -29,8 +29,9 @@ Report = Callable[[int, str | None, str], None]
 
 ID, STRING, FORGED, MALFORMED = range(4)
 #: What becomes of a target, in the words of `Revocation`.
-_REVOKED, _ALREADY_DEAD, _UNKNOWN = "revoked", "already_dead", "unknown"
+_REVOKED, _ALREADY_DEAD, _REPEATED, _UNKNOWN = "revoked", "already_dead", "repeated", "unknown"
 _WORTHLESS = {FORGED: "forged", MALFORMED: "malformed"}
+_OTHERS = (_ALREADY_DEAD, _REPEATED, _UNKNOWN, *_WORTHLESS.values())
 
 
 class Target(NamedTuple):
@@ -144,23 +145,27 @@ def _read(runtime: Runtime, lines: Iterable[str | None]) -> Iterator[Target]:
 class Look:
     """What was found so far, of the logins that are not dead: each once, and of each user how many."""
 
-    alive: set[bytes] = field(default_factory=set)
+    #: By its id what the row's secret_hash must still be; empty where the id alone named it.
+    alive: dict[bytes, bytes] = field(default_factory=dict)
     #: By the id of the user: how many tokens, and when one of them was used last (µs).
     users: dict[bytes, tuple[int, int]] = field(default_factory=dict)
     #: Of the targets that are none of these, by what they are.
     others: Counter[str] = field(default_factory=Counter)
     access_until: int = 0
 
-    def add(self, row: Row) -> bool:
-        """Add a login that is named, dead or alive; whether it is one more that is not dead."""
+    def add(self, row: Row, secret_hash: bytes = b"") -> str:
+        """Add a login that is named, dead or alive; what would become of it."""
         self.access_until = max(self.access_until, row.access_until)
-        if not row.is_alive or row.raw_id in self.alive:
-            self.others[_ALREADY_DEAD] += 1
-            return False
-        self.alive.add(row.raw_id)
+        if row.raw_id in self.alive:
+            if not secret_hash:
+                self.alive[row.raw_id] = b""
+            return self._other(_REPEATED)
+        if not row.is_alive:
+            return self._other(_ALREADY_DEAD)
+        self.alive[row.raw_id] = secret_hash
         number, last_used_at = self.users.get(row.user_id, (0, 0))
         self.users[row.user_id] = (number + 1, max(last_used_at, row.rotated_at))
-        return True
+        return _REVOKED
 
     def judge(self, chunk: list[Target], rows: Mapping[bytes, Row]) -> list[str]:
         """Add what the chunk names; what would become of each target now."""
@@ -168,12 +173,13 @@ class Look:
 
     def _judge(self, kind: int, secret_hash: bytes, row: Row | None) -> str:
         if kind > STRING:
-            outcome = _WORTHLESS[kind]
+            return self._other(_WORTHLESS[kind])
         # A superseded string names nothing any more.
-        elif row is None or (kind == STRING and secret_hash != row.secret_hash):
-            outcome = _UNKNOWN
-        else:
-            return _REVOKED if self.add(row) else _ALREADY_DEAD
+        if row is None or (kind == STRING and secret_hash != row.secret_hash):
+            return self._other(_UNKNOWN)
+        return self.add(row, secret_hash if kind == STRING else b"")
+
+    def _other(self, outcome: str) -> str:
         self.others[outcome] += 1
         return outcome
 
@@ -183,6 +189,7 @@ class Look:
             tokens=len(self.alive),
             users=len(self.users),
             already_dead=self.others[_ALREADY_DEAD],
+            repeated=self.others[_REPEATED],
             unknown=self.others[_UNKNOWN],
             forged=self.others[_WORTHLESS[FORGED]],
             malformed=self.others[_WORTHLESS[MALFORMED]],
@@ -203,7 +210,7 @@ def named(runtime: Runtime, chunks: Iterable[list[Target]]) -> Iterator[bytes]:
     """The ids of the logins that these name, dead ones too."""
     for chunk in chunks:
         outcomes = Look().judge(chunk, _rows(runtime, chunk))
-        known = {_REVOKED, _ALREADY_DEAD}
+        known = {_REVOKED, _ALREADY_DEAD, _REPEATED}
         yield from {
             target.raw_id for target, outcome in zip(chunk, outcomes, strict=True) if outcome in known
         }
@@ -229,14 +236,16 @@ def revoke(
             done.complete = False
             break
         outcomes = found.judge(chunk, _rows(runtime, chunk))
-        alive = [target.raw_id for target, now in zip(chunk, outcomes, strict=True) if now == _REVOKED]
-        revoked = done.revoke(runtime, sorted(alive), order)
+        named = {target.raw_id for target, now in zip(chunk, outcomes, strict=True) if now == _REVOKED}
+        rows = _revoke(runtime, {raw_id: found.alive[raw_id] for raw_id in sorted(named)}, order)
+        done.add(rows)
         order.progress(len(chunk))
         if report is not None:
+            late = named.difference(row.raw_id for row in rows)  # they died in between
             for target, outcome in zip(chunk, outcomes, strict=True):
-                is_late = outcome == _REVOKED and target.raw_id not in revoked  # it died in between
+                is_late = outcome == _REVOKED and target.raw_id in late
                 report(target.line, target.token_id, _ALREADY_DEAD if is_late else outcome)
-    return done.revocation(runtime, found)
+    return _revocation(runtime, found, done)
 
 
 def revoke_found(runtime: Runtime, found: Look, order: Order) -> Revocation:
@@ -246,44 +255,27 @@ def revoke_found(runtime: Runtime, found: Look, order: Order) -> Revocation:
         if order.stop():
             done.complete = False
             break
-        page = alive[start : start + CHUNK]
-        done.revoke(runtime, page, order)
+        page = {raw_id: found.alive[raw_id] for raw_id in alive[start : start + CHUNK]}
+        done.add(_revoke(runtime, page, order))
         order.progress(len(page))
-    return done.revocation(runtime, found)
+    return _revocation(runtime, found, done)
 
 
-@dataclass
-class Done:
-    """What was revoked so far, and of whom."""
-
-    revoked: int = 0
-    already_dead: int = 0
-    users: set[bytes] = field(default_factory=set)
-    access_until: int = 0
-    complete: bool = True
-
-    def revoke(self, runtime: Runtime, raw_ids: list[bytes], order: Order) -> set[bytes]:
-        """Revoke these in a transaction, at most CHUNK in order of id; which of them were not dead."""
-        rows = _revoke(runtime, raw_ids, order)
-        self.revoked += len(rows)
-        self.already_dead += len(raw_ids) - len(rows)
-        self.users.update([row.user_id for row in rows])
-        self.access_until = max([self.access_until, *[row.access_until for row in rows]])
-        return {row.raw_id for row in rows}
-
-    def revocation(self, runtime: Runtime, found: Look) -> Revocation:
-        """The counts, with those of the targets that are not revoked."""
-        counts = found.others + Counter({_ALREADY_DEAD: self.already_dead, _REVOKED: self.revoked})
-        latest = max(self.access_until, found.access_until)
-        return Revocation(
-            **counts,
-            users=len(self.users),
-            access_exposure_until=exposure(runtime, latest),
-            complete=self.complete,
-        )
+def _revocation(runtime: Runtime, found: Look, done: Done) -> Revocation:
+    done.access_until = max(done.access_until, found.access_until)
+    others = {name: found.others[name] for name in _OTHERS}
+    if done.complete:
+        others[_ALREADY_DEAD] += len(found.alive) - done.revoked  # they died in between
+    return done.revocation(runtime, **others)
 
 
 @repeated
-def _revoke(runtime: Runtime, raw_ids: list[bytes], order: Order) -> list[Revoked]:
+def _revoke(runtime: Runtime, named: Mapping[bytes, bytes], order: Order) -> list[Revoked]:
+    """One transaction. Those named by a string only if it still names them: they may be re-issued by now."""
+    by_id = [raw_id for raw_id, secret_hash in named.items() if not secret_hash]
+    by_string = {raw_id: secret_hash for raw_id, secret_hash in named.items() if secret_hash}
     with runtime.storage.write() as connection:
-        return revoking.revoke_ids(connection, raw_ids, order.mark(runtime.clock()))
+        mark = order.mark(runtime.clock())
+        return revoking.revoke_ids(connection, by_id, mark) + revoking.revoke_ids(
+            connection, by_string, mark, secret_hashes=by_string.values()
+        )

@@ -62,12 +62,16 @@ _TIMELINE = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What is known of a login. `presented` and `judgement` are set when it was named by a string."""
+    """What is known of a login. `presented` and `judgement` are set when it was named by a string.
+
+    `events` are the newest 1,000 of it; `events_complete`, whether these are all.
+    """
 
     token: RefreshToken
     state: State
     now: int
     events: list[Event]
+    events_complete: bool
     presented: PresentedToken | None = None
     judgement: Judgement | None = None
 
@@ -296,7 +300,7 @@ class TokenService:
         token_id = presented.token_id if presented else _named_id(target)
         with self._runtime.storage.read() as connection:
             row = tokens.get(connection, token_id)
-            timeline = events.tail(connection, limit=_TIMELINE, token_id=token_id)
+            timeline = events.tail(connection, limit=_TIMELINE + 1, token_id=token_id)
         if row is None:
             raise TokenNotFound(f"there is no refresh token {token_id}; it may have been purged")
         now = self._runtime.clock()
@@ -308,7 +312,8 @@ class TokenService:
             token=row,
             state=row.state(now),
             now=now,
-            events=timeline,
+            events=timeline[-_TIMELINE:],
+            events_complete=len(timeline) <= _TIMELINE,
             presented=presented,
             judgement=judgement,
         )
@@ -547,14 +552,15 @@ class TokenService:
         actor: str | None = None,
         stop: Stop = never,
         progress: Progress = unseen,
+        most: int | None = None,
     ) -> Revocation:
         """Revoke every login that matches and is not dead, in chunks of 1,000; a second run goes on.
 
-        `stop` and `progress` as in `revoke`. Raises InvalidInput, EmptySelector, UserNotFound,
-        ClientNotFound.
+        At most `most` of them, the oldest logins first. `stop` and `progress` as in `revoke`. Raises
+        InvalidInput, EmptySelector, UserNotFound, ClientNotFound.
         """
         order = revocation.Order(clean_note(reason), self._runtime.who(actor), stop, progress)
-        return revocation.revoke_matching(self._runtime, selector, order)
+        return revocation.revoke_matching(self._runtime, selector, order, most=most)
 
     @repeated
     def declare_restored(self, *, actor: str | None = None) -> int:
@@ -577,6 +583,8 @@ class TokenService:
         dry_run: bool = False,
         force: bool = False,
         max_runtime: timedelta | None = None,
+        max_rows: int | None = None,
+        vacuum: bool = False,
         lock_wait: timedelta = timedelta(0),
         stop: Stop = never,
         progress: Callable[[int, int], None] | None = None,
@@ -585,12 +593,19 @@ class TokenService:
         """Delete refresh tokens that have been dead for longer than `retention`; never a live one.
 
         Transactions of `batch` rows, with pauses while others write. One runner at a time: DatabaseLocked
-        after `lock_wait`. Refuses with ClockSuspect when the clock has leapt by more than max(retention,
-        1 day) since the last purge, unless `force`. `progress` is called with (rows deleted, rows found at
-        the start).
+        after `lock_wait`, with who is at work in its facts. Refuses with ClockSuspect when the clock has
+        leapt by more than max(retention, 1 day) since the last purge, unless `force`. `progress` is called
+        with (rows deleted, rows found at the start).
+
+        Ends after the batch in hand when `stop` returns True or `max_runtime` is over, and after exactly
+        `max_rows`. `vacuum`: unless it is over by then, also give up the space, which on SQLite takes as much
+        again and keeps writers waiting; DatabaseFull leaves the file as it was, with the rows deleted.
+        A runner whose connection to a server broke has lost its lock, and raises DatabaseAway.
         """
         if batch < 1:
             raise InvalidInput("a batch has at least 1 row", hint="for example 1000")
+        if max_rows is not None and max_rows < 1:
+            raise InvalidInput("a purge of no rows does nothing", hint="at least 1, or no limit at all")
         retention = self._runtime.settings.purge_retention if retention is None else retention
         if retention < timedelta(0):
             raise InvalidInput(
@@ -604,6 +619,8 @@ class TokenService:
             dry_run=dry_run,
             force=force,
             max_runtime=max_runtime,
+            max_rows=max_rows,
+            vacuum=vacuum,
             lock_wait=lock_wait,
             stop=stop,
             progress=progress,

@@ -33,6 +33,7 @@ class FindingKind(StrEnum):
     DELETED_EVENT = "deleted_event"
     INSERTED_EVENT = "inserted_event"
     EDITED_SEGMENT = "edited_segment"
+    EDITED_EXPORT = "edited_export"
     MISSING_SEGMENT = "missing_segment"
     CUT = "cut"
     REWRITTEN = "rewritten"
@@ -53,16 +54,23 @@ class Finding:
 class Verification:
     """What a verification saw: so many events in so many segments, and so many in none.
 
-    `head` is the newest segment; None when there is none. `findings` are the first 1,000 in the order of the
-    chain, and `found` is how many there are.
+    `first` is the number of the oldest segment and `head` the newest one; None when there is none. `findings`
+    are the first 1,000 in the order of the chain, and `found` is how many there are.
+
+    Of an export: `since` and `until` (µs) as its first line has them; `ends_proven`, whether a MAC says that
+    it begins and ends where it did when it was written. Of a database that is None.
     """
 
     segments: int
     events: int
     unsealed: int
+    first: int | None
     head: Head | None
     findings: tuple[Finding, ...]
     found: int
+    since: int | None = None
+    until: int | None = None
+    ends_proven: bool | None = None
 
     @property
     def holds(self) -> bool:
@@ -71,7 +79,7 @@ class Verification:
 
 
 @dataclass(slots=True)
-class Report:
+class Findings:
     """A verification under way. `kept`: a head from elsewhere, through which the chain must lead."""
 
     kept: Head | None
@@ -79,9 +87,10 @@ class Report:
     segments: int = 0
     events: int = 0
     unsealed: int = 0
+    first: int | None = None
     head: Head | None = None
     found: int = 0
-    _findings: list[Finding] = field(default_factory=list)
+    _first_ones: list[Finding] = field(default_factory=list)
     _met: bool = False
 
     def add(
@@ -89,12 +98,13 @@ class Report:
     ) -> None:
         """Something is wrong."""
         self.found += 1
-        if len(self._findings) < MOST_FINDINGS:
-            self._findings.append(Finding(kind, segment, event_id, detail))
+        if len(self._first_ones) < MOST_FINDINGS:
+            self._first_ones.append(Finding(kind, segment, event_id, detail))
 
     def pass_segment(self, head: Head) -> None:
         """The next segment of the chain, whose events come now."""
         self.segments += 1
+        self.first = head.number if self.first is None else self.first
         self.head = head
         if self.kept is None or self.kept.number != head.number:
             return
@@ -109,25 +119,28 @@ class Report:
     def result(self) -> Verification:
         """At the end of the chain."""
         if self.kept is not None and not self._met:
-            end = "there is no segment" if self.head is None else f"the chain ends with {self.head.number}"
+            there = "there is no segment"
+            if self.head is not None:
+                there = f"the chain begins with {self.first} and ends with {self.head.number}"
             self.add(
                 FindingKind.CUT,
-                f"the kept head is of segment {self.kept.number}, which is not there; {end}",
+                f"the kept head is of segment {self.kept.number}, which is not there; {there}",
                 segment=self.kept.number,
             )
         return Verification(
             segments=self.segments,
             events=self.events,
             unsealed=self.unsealed,
+            first=self.first,
             head=self.head,
-            findings=tuple(self._findings),
+            findings=tuple(self._first_ones),
             found=self.found,
         )
 
 
 def verify(runtime: Runtime, *, head: Head | None, progress: Progress = unseen) -> Verification:
-    """Seal what is not sealed yet, then follow the whole chain. See `AuditLog.verify`."""
-    walk = _Walk(runtime, Report(head, progress))
+    """Seal what can be sealed, then follow the whole chain. See `AuditLog.verify`."""
+    walk = _Walk(runtime, Findings(head, progress))
     with suppress(DatabaseReadOnly):  # a copy on a medium that cannot be written to can be looked at, too
         seal(runtime)
     return walk.run()
@@ -136,9 +149,9 @@ def verify(runtime: Runtime, *, head: Head | None, progress: Progress = unseen) 
 class _Walk:
     """Along the chain in the database."""
 
-    def __init__(self, runtime: Runtime, report: Report) -> None:
+    def __init__(self, runtime: Runtime, findings: Findings) -> None:
         self._runtime = runtime
-        self._report = report
+        self._findings = findings
         self._key = runtime.keys.audit
         self._number = 0
         #: What the next segment may be chained to; nothing when the segment before it is missing.
@@ -147,12 +160,12 @@ class _Walk:
     def run(self) -> Verification:
         while (segment := self._next()) is not None:
             self._demand_next(segment)
-            self._report.pass_segment(Head(segment.number, segment.mac, segment.sealed_at))
+            self._findings.pass_segment(Head(segment.number, segment.mac, segment.sealed_at))
             self._demand_mac(segment)
             self._compare(segment)
             self._number = segment.number
         self._look_behind()
-        return self._report.result()
+        return self._findings.result()
 
     def _demand_next(self, segment: Segment) -> None:
         first, last = self._number + 1, segment.number - 1
@@ -160,7 +173,7 @@ class _Walk:
             return
         named = _count_naming(self._runtime, first, last)
         missing = f"segment {first} is" if first == last else f"the segments {first} to {last} are"
-        self._report.add(
+        self._findings.add(
             FindingKind.MISSING_SEGMENT,
             f"{missing} missing, so that {segment.number} cannot be checked whole; events that name what is "
             f"missing: {named:,}",
@@ -189,7 +202,7 @@ class _Walk:
         self._previous = {segment.mac, *macs}
 
     def _edited(self, segment: Segment, detail: str) -> None:
-        self._report.add(FindingKind.EDITED_SEGMENT, detail, segment=segment.number)
+        self._findings.add(FindingKind.EDITED_SEGMENT, detail, segment=segment.number)
 
     def _compare(self, segment: Segment) -> None:
         """The events that name the segment with those that it lists."""
@@ -197,14 +210,14 @@ class _Walk:
         for event in self._events(number):
             mac = listed.pop(event.id, None)
             if mac is None:
-                self._report.add(
+                self._findings.add(
                     FindingKind.INSERTED_EVENT,
                     "it names a segment that does not list it",
                     segment=number,
                     event_id=event.id,
                 )
             elif not hmac.compare_digest(mac, event_mac(self._key, event)):
-                self._report.add(
+                self._findings.add(
                     FindingKind.EDITED_EVENT,
                     "it is not what was sealed: one of its columns was changed",
                     segment=number,
@@ -217,12 +230,12 @@ class _Walk:
     def _events(self, number: int) -> Iterator[StoredEvent]:
         after, full = None, True
         while full:
-            page = _events_of(self._runtime, number, after)
+            page = events_of(self._runtime, number, after)
             yield from page
             full = len(page) == CHUNK
             after = page[-1].id if page else None
-            self._report.events += len(page)
-            self._report.progress(len(page))
+            self._findings.events += len(page)
+            self._findings.progress(len(page))
 
     def _missing(self, number: int, event_ids: list[int]) -> None:
         """Events that the segment lists and that do not name it."""
@@ -233,21 +246,21 @@ class _Walk:
             else:
                 of = "none" if named[event_id] is None else str(named[event_id])
                 kind, detail = FindingKind.EDITED_EVENT, f"the segment that it names was changed to {of}"
-            self._report.add(kind, detail, segment=number, event_id=event_id)
+            self._findings.add(kind, detail, segment=number, event_id=event_id)
 
     def _look_behind(self) -> None:
         """What names no segment of the chain, and what is not sealed."""
         after: int | None = None
         while page := _strays(self._runtime, self._number, after):
             for event_id, number in page:
-                self._report.add(
+                self._findings.add(
                     FindingKind.INSERTED_EVENT,
                     "it names a segment that does not exist",
                     segment=number,
                     event_id=event_id,
                 )
             after = page[-1][0]
-        self._report.unsealed = _count_unsealed(self._runtime)
+        self._findings.unsealed = _count_unsealed(self._runtime)
 
     def _next(self) -> Segment | None:
         return next_segment(self._runtime, self._number)
@@ -264,7 +277,8 @@ def next_segment(runtime: Runtime, number: int) -> Segment | None:
 
 
 @repeated
-def _events_of(runtime: Runtime, number: int, after: int | None) -> list[StoredEvent]:
+def events_of(runtime: Runtime, number: int, after: int | None) -> list[StoredEvent]:
+    """The next events that name the segment, at most CHUNK."""
     with runtime.storage.read() as connection:
         return segments.events_of(connection, number, after=after)
 

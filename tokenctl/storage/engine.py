@@ -20,7 +20,16 @@ from tokenctl.storage.migrate import current_revision
 from tokenctl.storage.schema import SCHEMA_VERSION, meta
 
 # Connection is here for the service, which passes it through and never looks inside.
-__all__ = ["SCHEMA_DAMAGED", "Connection", "Durability", "Location", "Storage", "locate"]
+__all__ = [
+    "SCHEMA_DAMAGED",
+    "Connection",
+    "Durability",
+    "Job",
+    "Location",
+    "Space",
+    "Storage",
+    "locate",
+]
 
 #: What to do when a table is missing under the right version: an upgrade would find nothing to do.
 SCHEMA_DAMAGED = "tokenctl db check; where that fails, too, name another --database or restore a backup"
@@ -83,11 +92,46 @@ class Durability(NamedTuple):
     fix: str
 
 
+class Space(NamedTuple):
+    """Bytes: taken on the disk; free within that, to be used again (None: the database does not tell)."""
+
+    taken: int
+    free: int | None
+
+
+class Job(ABC):
+    """What a job of which one runs at a time works on: one connection, from its beginning to its end.
+
+    Only so it can tell whether others write, and does not go on when it is not the only one any more.
+    """
+
+    @abstractmethod
+    def read(self) -> AbstractContextManager[Connection]:
+        """As `Storage.read`. Raises DatabaseAway when the connection broke."""
+
+    @abstractmethod
+    def write(self) -> AbstractContextManager[Connection]:
+        """As `Storage.write`. Raises DatabaseAway when the connection broke: another one may have begun."""
+
+    @abstractmethod
+    def others_wrote(self, connection: Connection) -> bool:
+        """Whether anybody else did since the last time, which was in the write transaction before this one.
+
+        To be asked before anything is written. The first time nobody knows, and the answer is yes.
+        """
+
+    @abstractmethod
+    def vacuum(self) -> None:
+        """Give up the space of what was deleted. On a file writers wait meanwhile. Raises DatabaseFull."""
+
+
 class Storage(ABC):
     """The connections to one database. Safe to share between threads; open a new one after a fork."""
 
     label: str
     engine: Engine
+    #: Whether a write transaction keeps out all others, or only those that want the same rows.
+    one_writer: bool
 
     def close(self) -> None:
         """Give the connections back; the object is of no use afterwards."""
@@ -106,16 +150,19 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def data_version(self, connection: Connection) -> int:
-        """Differs from the last answer when another writer was here since, who would wait for us."""
-
-    @abstractmethod
     def checkpoint(self) -> None:
         """Bring what is committed from the log into the file. No writer waits for it."""
 
     @abstractmethod
-    def exclusive(self, job: str, *, wait: float = 0) -> AbstractContextManager[None]:
-        """Hold this for a job of which one may run at a time. Raises DatabaseLocked after `wait` seconds."""
+    def exclusive(self, job: str, *, wait: float = 0) -> AbstractContextManager[Job]:
+        """Hold this for a job of which one may run at a time. Raises DatabaseLocked after `wait` seconds.
+
+        Its facts say what is known of who runs: `pid`, `seconds` so far, on a server also `node`.
+        """
+
+    @abstractmethod
+    def space(self, connection: Connection) -> Space:
+        """For reports: of the refresh tokens, or of the file when they lie in one with everything else."""
 
     @abstractmethod
     def durability(self) -> Durability:

@@ -9,12 +9,16 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
-from sqlalchemy.sql import ColumnElement
+from sqlalchemy.sql import ColumnElement, Select
 
 from tokenctl.core import ids
 from tokenctl.core.context import unpack_ip
 from tokenctl.storage.globs import like_glob
 from tokenctl.storage.schema import events, users
+
+#: So many objects and arrays in each other, and more than we ever write. What is nested a thousand deep can
+#: be read, and not be written again.
+_DEPTH = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +71,34 @@ def data_text(data: dict[str, Any]) -> str:
     return json.dumps(data, separators=(",", ":"), ensure_ascii=False)
 
 
-_EVENTS = sa.select(events, users.c.name.label("user_name")).select_from(
-    events.outerjoin(users, users.c.id == events.c.user_id)
-)
+#: The columns that are texts, and the one that is read beside them.
+_TEXTS = frozenset({"type", "actor", "client_id", "reason", "data", "user_name"})
+
+
+def readable(connection: Connection, column: ColumnElement[Any], name: str | None = None) -> Any:
+    """The column, or for a text what `read_value` makes one of.
+
+    SQLite lets a text be written that is none, and the driver would fail on it: one such row would hide all
+    others.
+    """
+    label = name or column.key
+    if label in _TEXTS and connection.dialect.name == "sqlite":
+        return sa.cast(column, sa.LargeBinary).label(label)
+    return column.label(label)
+
+
+def read_value(name: str, value: Any) -> Any:
+    """What stands in that column; a text that is no UTF-8 with its bytes as lone surrogates (PEP 383)."""
+    if name in _TEXTS and isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return value
+
+
+def _events(connection: Connection) -> Select[Any]:
+    """All columns, and the name of the user."""
+    columns = (readable(connection, column) for column in events.c)
+    name = readable(connection, users.c.name, "user_name")
+    return sa.select(*columns, name).select_from(events.outerjoin(users, users.c.id == events.c.user_id))
 
 
 def tail(
@@ -77,10 +106,11 @@ def tail(
 ) -> list[Event]:
     """The newest events, oldest of them first; of one refresh token when its `rt_…` is given, of some types.
 
-    A large purge leaves an event for each batch, which would hide all others: they must be asked for.
+    types: globs for the whole text. A large purge leaves an event for each batch, which would hide all
+    others: they must be asked for.
     """
-    wanted = events.c.type.in_(types) if types else events.c.type != "purge.batch"
-    statement = _EVENTS.where(wanted).order_by(events.c.id.desc()).limit(limit)
+    wanted = _of_types(connection, types)
+    statement = _events(connection).where(wanted).order_by(events.c.id.desc()).limit(limit)
     if token_id is not None:
         statement = statement.where(events.c.token_id == ids.to_bytes(token_id))
     return [_event(row) for row in reversed(connection.execute(statement).all())]
@@ -88,7 +118,7 @@ def tail(
 
 def after(connection: Connection, event_id: int, *, limit: int) -> list[Event]:
     """The next events of all types behind the one with that id, in order of id; at most `limit`."""
-    statement = _EVENTS.where(events.c.id > event_id).order_by(events.c.id).limit(limit)
+    statement = _events(connection).where(events.c.id > event_id).order_by(events.c.id).limit(limit)
     return [_event(row) for row in connection.execute(statement)]
 
 
@@ -114,17 +144,16 @@ class Search:
 def search(connection: Connection, wanted: Search, *, after: int, limit: int) -> list[Event]:
     """The next events that match behind the one with that id, in order of id; at most `limit`."""
     conditions = [events.c.id > after, *_conditions(connection, wanted)]
-    statement = _EVENTS.where(*conditions).order_by(events.c.id).limit(limit)
+    statement = _events(connection).where(*conditions).order_by(events.c.id).limit(limit)
     return [_event(row) for row in connection.execute(statement)]
 
 
 def _conditions(connection: Connection, wanted: Search) -> list[ColumnElement[bool]]:
     c = events.c
-    conditions: list[ColumnElement[bool]] = []
-    patterns = ((c.type, wanted.types), (c.actor, wanted.actors), (c.reason, wanted.reasons))
-    for column, globs in patterns:
+    conditions = [_of_types(connection, wanted.types)]
+    for column, globs in ((c.actor, wanted.actors), (c.reason, wanted.reasons)):
         if globs:
-            conditions.append(sa.or_(*(like_glob(connection, column, glob) for glob in globs)))
+            conditions.append(_like_one_of(connection, column, globs))
     for column, public_ids in ((c.user_id, wanted.user_ids), (c.token_id, wanted.token_ids)):
         if public_ids:
             conditions.append(column.in_([ids.to_bytes(each) for each in public_ids]))
@@ -136,9 +165,18 @@ def _conditions(connection: Connection, wanted: Search) -> list[ColumnElement[bo
         conditions.append(c.at >= wanted.since)
     if wanted.until is not None:
         conditions.append(c.at < wanted.until)
-    if not wanted.types:
-        conditions.append(c.type != "purge.batch")
     return conditions
+
+
+def _of_types(connection: Connection, globs: Collection[str]) -> ColumnElement[bool]:
+    """Of one of these types; without any, of all but a purge's single batches."""
+    return _like_one_of(connection, events.c.type, globs) if globs else events.c.type != "purge.batch"
+
+
+def _like_one_of(
+    connection: Connection, column: ColumnElement[str], globs: Collection[str]
+) -> ColumnElement[bool]:
+    return sa.or_(*(like_glob(connection, column, glob) for glob in globs))
 
 
 def newest_id(connection: Connection) -> int:
@@ -161,8 +199,26 @@ def exists_between(
 
 def critical_since(connection: Connection, since: int) -> list[Event]:
     """Events that need a person, at or after `since` (µs): those with `critical` in their data."""
-    statement = _EVENTS.where(events.c.at >= since, events.c.data.contains('"critical":true'))
+    statement = _events(connection).where(events.c.at >= since, events.c.data.contains('"critical":true'))
     return [_event(row) for row in connection.execute(statement.order_by(events.c.id))]
+
+
+def fall_since_last_purge(connection: Connection, *, longer_than: int, now: int) -> tuple[int, int] | None:
+    """Where the instants of the events since the last purge first fall back by more than that: from, to (µs).
+
+    Those that are still ahead of `now` are of a clock that was put right since, which is no fall. A purge
+    under a clock that is behind is not the last one, or it would hide what was written before it.
+    """
+    purges = sa.select(events.c.id).where(events.c.type == "purge", events.c.at <= now)
+    last = purges.order_by(events.c.at.desc(), events.c.id.desc()).limit(1).scalar_subquery()
+    before = sa.func.max(events.c.at).over(order_by=events.c.id, rows=(None, -1)).label("before")
+    pairs = sa.select(events.c.id, events.c.at, events.c.type, before).where(
+        events.c.id >= sa.func.coalesce(last, 0), events.c.at <= now
+    )
+    of = pairs.subquery().c
+    falls = sa.select(of.before, of.at).where(of.before - of.at > longer_than, of.type.not_like("purge%"))
+    row = connection.execute(falls.order_by(of.id).limit(1)).first()
+    return None if row is None else (row.before, row.at)
 
 
 def gaps_since_last_purge(connection: Connection, *, longer_than: int, now: int) -> list[tuple[int, int]]:
@@ -184,19 +240,11 @@ def gaps_since_last_purge(connection: Connection, *, longer_than: int, now: int)
 
 
 def _event(row: Row[Any]) -> Event:
-    return Event(
-        id=row.id,
-        at=row.at,
-        type=row.type,
-        actor=row.actor,
-        user_id=None if row.user_id is None else ids.user_id(row.user_id),
-        token_id=None if row.token_id is None else ids.token_id(row.token_id),
-        client_id=row.client_id,
-        ip=row.ip,
-        reason=row.reason,
-        data=parse_data(row.data),
-        user_name=row.user_name,
-    )
+    values = {name: read_value(name, value) for name, value in row._mapping.items()}
+    del values["segment"]
+    for name, show in (("user_id", ids.user_id), ("token_id", ids.token_id)):
+        values[name] = None if values[name] is None else show(values[name])
+    return Event(**values | {"data": parse_data(values["data"])})
 
 
 def parse_data(text: str) -> dict[str, Any]:
@@ -205,4 +253,11 @@ def parse_data(text: str) -> dict[str, Any]:
         data = json.loads(text)
     except (ValueError, RecursionError):
         data = None
-    return data if isinstance(data, dict) else {"unreadable": text}
+    return data if isinstance(data, dict) and _is_shallow(data, _DEPTH) else {"unreadable": text}
+
+
+def _is_shallow(value: Any, depth: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    within = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(_is_shallow(each, depth - 1) for each in within)

@@ -62,20 +62,24 @@ def get(connection: Connection, plan_id: str) -> Plan | None:
     return Plan(**{**row._mapping, "selector": selector})
 
 
-def members(connection: Connection, plan_id: str, number: int) -> list[bytes]:
-    """The ids of the `number`th row of members, from 0; none behind the last."""
-    statement = sa.select(plan_members.c.ids).where(
-        plan_members.c.plan_id == plan_id, plan_members.c.number == number
+def members(connection: Connection, plan: Plan, number: int) -> list[bytes]:
+    """The ids of the `number`th row of that plan's members, from 0; none behind the last.
+
+    Of that plan: an id of four digits is given again when its plan was deleted.
+    """
+    joined = plan_members.join(plans, plans.c.id == plan_members.c.plan_id)
+    statement = (
+        sa.select(plan_members.c.ids)
+        .select_from(joined)
+        .where(plans.c.id == plan.id, plans.c.created_at == plan.created_at, plan_members.c.number == number)
     )
     ids = connection.scalar(statement) or b""
     return [ids[i : i + _ID_BYTES] for i in range(0, len(ids), _ID_BYTES)]
 
 
-def delete_expired(connection: Connection, *, now: int, unfinished_before: int) -> None:
-    """Delete the plans that are over, and those of whoever was killed while making one (µs)."""
-    unfinished = sa.and_(plans.c.expires_at == 0, plans.c.created_at < unfinished_before)
-    over = sa.and_(plans.c.expires_at > 0, plans.c.expires_at <= now)
-    connection.execute(sa.delete(plans).where(sa.or_(unfinished, over)))
+def delete_old(connection: Connection, *, before: int) -> None:
+    """Delete the plans that were made before that instant (µs), finished or not."""
+    connection.execute(sa.delete(plans).where(plans.c.created_at < before))
 
 
 def as_data(selector: Selector) -> dict[str, Any]:

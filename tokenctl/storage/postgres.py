@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import platform
 import random
+import re
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -38,7 +40,7 @@ from tokenctl.errors import (
     TransactionAborted,
 )
 from tokenctl.storage import migrate
-from tokenctl.storage.engine import SCHEMA_DAMAGED, Durability, Location, Storage
+from tokenctl.storage.engine import SCHEMA_DAMAGED, Durability, Job, Location, Space, Storage
 
 try:
     import psycopg
@@ -86,6 +88,33 @@ _NOT_REPEATABLE_READ = (
     "SELECT set_config('default_transaction_isolation', 'serializable', false)"
     " WHERE current_setting('default_transaction_isolation') = 'repeatable read'"
 )
+
+
+_READ_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+def _write_begin(lock_wait: float) -> str:
+    """In one message with BEGIN. READ COMMITTED or SERIALIZABLE is the server's business: `_connect`."""
+    return f"BEGIN; SET LOCAL lock_timeout = {max(1, round(lock_wait * 1000))}"
+
+
+#: The name of a job's connection says who runs it, to the next one and to everybody who looks at the server's
+#: list of connections. The server cuts it after 63 bytes, so the node comes last.
+_SIGN = sa.text(
+    "SELECT set_config('application_name', format('tokenctl %s since %s, pid %s on %s', CAST(:job AS text),"
+    " floor(extract(epoch FROM clock_timestamp())), CAST(:pid AS text), CAST(:node AS text)), false)"
+)
+_SIGNED = re.compile(r"tokenctl \S+ since (?P<since>\d{1,12}), pid (?P<pid>\d{1,10}) on (?P<node>.*)")
+_HOLDER = sa.text(
+    "SELECT application_name, host(client_addr) AS address, extract(epoch FROM clock_timestamp()) AS now,"
+    " extract(epoch FROM clock_timestamp() - backend_start) AS connected"
+    " FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' AND granted"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    " AND CAST(classid AS bigint) = :jobs AND objsubid = 2"
+    " AND CAST(objid AS bigint) = CAST(hashtext(:job) AS bigint) & 4294967295"
+)
+_SIZE = sa.text("SELECT pg_total_relation_size('refresh_tokens')")
+_NEXT_ID = sa.text("SELECT CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint)")
 
 
 class PostgresDatabase(Location):
@@ -151,6 +180,8 @@ class PostgresDatabase(Location):
 class PostgresStorage(Storage):
     """The connections to one server, or to whichever of several is the primary."""
 
+    one_writer = False
+
     def __init__(self, label: str, parameters: dict[str, Any]) -> None:
         self.label = label
         self._parameters = parameters
@@ -160,39 +191,63 @@ class PostgresStorage(Storage):
     @contextmanager
     def read(self) -> Iterator[Connection]:
         # One state of the database for all statements; such a transaction is never given up by the server.
-        with self._transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", writes=False) as connection:
+        with self._transaction(_READ_BEGIN, writes=False) as connection:
             yield connection
 
     @contextmanager
     def write(self, *, lock_wait: float | None = None) -> Iterator[Connection]:
-        # In one message with BEGIN. READ COMMITTED or SERIALIZABLE is the server's business: `_connect`.
-        milliseconds = max(1, round((_LOCK_WAIT if lock_wait is None else lock_wait) * 1000))
-        with self._transaction(f"BEGIN; SET LOCAL lock_timeout = {milliseconds}") as connection:
+        with self._transaction(_write_begin(_LOCK_WAIT if lock_wait is None else lock_wait)) as connection:
             yield connection
-
-    def data_version(self, connection: Connection) -> int:  # noqa: ARG002 - nobody waits for another writer here
-        return 0
 
     def checkpoint(self) -> None:
         """The server's own business."""
 
     @contextmanager
-    def exclusive(self, job: str, *, wait: float = 0) -> Iterator[None]:
+    def exclusive(self, job: str, *, wait: float = 0) -> Iterator[Job]:
         deadline = time.monotonic() + wait
         with self._connection() as connection:
             # A lock of the session: it ends with this connection, however this process ends.
             take = sa.select(sa.func.pg_try_advisory_lock(_JOBS, sa.func.hashtext(job)))
             while not connection.scalar(take):
                 if time.monotonic() >= deadline:
-                    raise DatabaseLocked(
-                        f"a {job} is already running on {self.label}", hint=f"tokenctl {job} --lock-wait 2m"
-                    )
+                    raise self._already_running(connection, job)
                 time.sleep(_JOB_POLL)
+            connection.execute(_SIGN, {"job": job, "pid": os.getpid(), "node": platform.node()})
+            connection.commit()
+            connection.detach()  # it has the job's name: nobody gets it afterwards
             try:
-                yield
+                yield _ServerJob(self, connection, job)
             finally:
-                with suppress(sa.exc.DBAPIError):  # with the connection the lock is gone, too
-                    connection.execute(sa.select(sa.func.pg_advisory_unlock(_JOBS, sa.func.hashtext(job))))
+                # With a connection that broke the lock is gone, too; SQLAlchemy would connect anew.
+                if not connection.invalidated:
+                    with suppress(sa.exc.SQLAlchemyError, psycopg.Error):
+                        connection.execution_options(tokenctl_begin="")
+                        free = sa.select(sa.func.pg_advisory_unlock(_JOBS, sa.func.hashtext(job)))
+                        connection.execute(free)
+
+    def _already_running(self, connection: Connection, job: str) -> DatabaseLocked:
+        """Who has the lock of that job, as far as the server tells us."""
+        hint = f"tokenctl {job} --lock-wait 2m"
+        row = connection.execute(_HOLDER, {"jobs": _JOBS, "job": job}).first()
+        if row is None:  # it has just ended
+            return DatabaseLocked(f"a {job} is already running on {self.label}", hint=hint)
+        # Another role's name is not shown to everybody: then only how long it has been connected is known.
+        signed = _SIGNED.fullmatch(row.application_name or "")
+        pid, node = (int(signed["pid"]), signed["node"]) if signed else (None, row.address)
+        seconds = max(0, int(row.now - int(signed["since"]) if signed else row.connected or 0))
+        where = f"pid {pid or 'unknown'} on {node or 'an unknown node'}"
+        if row.address and row.address != node:
+            where += f" at {row.address}"
+        return DatabaseLocked(
+            f"a {job} is already running on {self.label} ({where}, {seconds} s)",
+            hint=hint,
+            pid=pid,
+            node=node,
+            seconds=seconds,
+        )
+
+    def space(self, connection: Connection) -> Space:
+        return Space(int(connection.execute(_SIZE).scalar_one()), None)
 
     def durability(self) -> Durability:
         with self.read() as connection:
@@ -218,21 +273,27 @@ class PostgresStorage(Storage):
     def _transaction(self, begin: str, *, writes: bool = True) -> Iterator[Connection]:
         connection = self._begun(begin)
         try:
-            try:
+            with self.committed(connection, writes=writes):
                 yield connection
-            except (sa.exc.StatementError, psycopg.Error) as error:
-                raise self._meaning(error) from error
-            try:
-                connection.commit()
-            except (sa.exc.DBAPIError, psycopg.Error) as error:
-                meaning = self._meaning(error)
-                if isinstance(meaning, TransactionAborted) and _is_broken(error):
-                    if not writes:
-                        return  # all that it wanted has been read
-                    raise OutcomeUnknown(f"{self.label} went away during a commit") from error
-                raise meaning from error
         finally:
             _give_back(connection)  # what is left open is rolled back
+
+    @contextmanager
+    def committed(self, connection: Connection, *, writes: bool) -> Iterator[None]:
+        """Commit at the end what has begun on that connection; after an error the caller has to end it."""
+        try:
+            yield
+        except (sa.exc.StatementError, psycopg.Error) as error:
+            raise self._meaning(error) from error
+        try:
+            connection.commit()
+        except (sa.exc.DBAPIError, psycopg.Error) as error:
+            meaning = self._meaning(error)
+            if isinstance(meaning, TransactionAborted) and _is_broken(error):
+                if not writes:
+                    return  # all that it wanted has been read
+                raise OutcomeUnknown(f"{self.label} went away during a commit") from error
+            raise meaning from error
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
@@ -304,6 +365,61 @@ class PostgresStorage(Storage):
         return DatabaseError(
             f"{self.label} failed: {_first_line(driver)} ({state})", hint="tokenctl db check"
         )
+
+
+class _ServerJob(Job):
+    """A job on the connection that holds its lock: what works there is the only one that does."""
+
+    def __init__(self, storage: PostgresStorage, connection: Connection, name: str) -> None:
+        self._storage = storage
+        self._connection = connection
+        self._name = name
+        self._next_id: int | None = None
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        with self._transaction(_READ_BEGIN, writes=False) as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        with self._transaction(_write_begin(_LOCK_WAIT)) as connection:
+            yield connection
+
+    def others_wrote(self, connection: Connection) -> bool:
+        # Every transaction that writes takes the next id, on the whole server; our last one took one.
+        next_id = int(connection.execute(_NEXT_ID).scalar_one())
+        before, self._next_id = self._next_id, next_id
+        return before is None or next_id > before + 1
+
+    def vacuum(self) -> None:
+        with self._transaction("", writes=False) as connection:
+            connection.exec_driver_sql("VACUUM (ANALYZE) refresh_tokens")
+
+    @contextmanager
+    def _transaction(self, begin: str, *, writes: bool = True) -> Iterator[Connection]:
+        connection = self._connection
+        self._demand_lock()
+        try:
+            with self._storage.committed(connection, writes=writes):
+                connection.execution_options(tokenctl_begin=begin)
+                connection.begin()
+                yield connection
+        except TransactionAborted as error:
+            self._demand_lock(error)  # with the connection gone there is nothing to repeat it on
+            raise
+        finally:
+            with suppress(sa.exc.SQLAlchemyError, psycopg.Error):
+                connection.rollback()
+
+    def _demand_lock(self, broke: TransactionAborted | None = None) -> None:
+        """SQLAlchemy would connect anew, and that connection would not have the lock."""
+        if self._connection.invalidated:
+            raise DatabaseAway(
+                f"the connection to {self._storage.label} broke, and the lock of the {self._name} with it: "
+                "another one may have begun, so this one ends here",
+                hint=f"what it did is kept; tokenctl {self._name} goes on from there",
+            ) from broke
 
 
 class _Connection(psycopg.Connection):

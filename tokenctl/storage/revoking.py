@@ -81,9 +81,15 @@ def _rows(connection: Connection, statement: sa.Executable, kind: Any) -> list[A
 
 
 def revoke_next(
-    connection: Connection, selector: Selector, mark: Mark, *, after: bytes, keep: str | None = None
+    connection: Connection,
+    selector: Selector,
+    mark: Mark,
+    *,
+    after: bytes,
+    keep: str | None = None,
+    limit: int = CHUNK,
 ) -> list[Revoked]:
-    """Revoke the next CHUNK rows of a resolved selection that are not dead, in order of id, behind `after`.
+    """Revoke the next rows of a resolved selection that are not dead, in order of id, behind `after`.
 
     The one with the `rt_…` in `keep` is passed over.
     """
@@ -92,15 +98,27 @@ def revoke_next(
         conditions.append(_t.id != ids.to_bytes(keep))
     # Asked again of the row that is changed: it may have been rotated since it was chosen.
     still = [*matching_row(connection, selector, mark.now), alive(mark.now)]
-    return _revoke(connection, _source(selector), sa.and_(*conditions), sa.and_(*still), mark)
+    return _revoke(connection, _source(selector), sa.and_(*conditions), sa.and_(*still), mark, limit=limit)
 
 
-def revoke_ids(connection: Connection, raw_ids: Collection[bytes], mark: Mark) -> list[Revoked]:
-    """Revoke the rows with those ids that are not dead, in order of id; at most CHUNK ids."""
+def revoke_ids(
+    connection: Connection,
+    raw_ids: Collection[bytes],
+    mark: Mark,
+    *,
+    secret_hashes: Collection[bytes] | None = None,
+) -> list[Revoked]:
+    """Revoke the rows with those ids that are not dead, in order of id; at most CHUNK ids.
+
+    Only those whose secret's hash is one of `secret_hashes`, where these are given: a secret is one login's.
+    """
     if not raw_ids:
         return []
-    which = sa.and_(one_of(connection, raw_ids), alive(mark.now))
-    return _revoke(connection, refresh_tokens, which, alive(mark.now), mark)
+    still = alive(mark.now)
+    if secret_hashes is not None:
+        still = sa.and_(still, one_of(connection, secret_hashes, _t.secret_hash))
+    which = sa.and_(one_of(connection, raw_ids), still)
+    return _revoke(connection, refresh_tokens, which, still, mark, limit=CHUNK)
 
 
 def _revoke(
@@ -109,9 +127,11 @@ def _revoke(
     which: sa.ColumnElement[bool],
     still: sa.ColumnElement[bool],
     mark: Mark,
+    *,
+    limit: int,
 ) -> list[Revoked]:
     chosen = sa.select(_t.id, _t.user_id, _t.access_until).select_from(source).where(which)
-    chosen = chosen.order_by(_t.id).limit(CHUNK)
+    chosen = chosen.order_by(_t.id).limit(limit)
     if connection.dialect.name != "sqlite":
         return _revoke_at_once(connection, chosen, still, mark)
     # SQLite's one writer is this transaction: nothing changes between the statements.

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection, Row
 from sqlalchemy.sql import ColumnElement, Select
 
 from tokenctl.core.audit_chain import Head, StoredEvent
+from tokenctl.storage.events import read_value, readable
 from tokenctl.storage.schema import events, segments
 
 #: Events in one read.
@@ -22,9 +23,7 @@ CHUNK = 1_000
 #: Events in one segment: while they are sealed, nobody else writes to SQLite.
 MOST_EVENTS = 500
 #: Among so many ids in a row there are enough unsealed events, when there is more than a handful.
-_WINDOW = 4 * MOST_EVENTS
-
-_TEXTS = frozenset({"type", "actor", "client_id", "reason", "data"})
+WINDOW = 4 * MOST_EVENTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,23 +49,28 @@ def head(connection: Connection) -> Head | None:
     return None if row is None else Head(row.number, row.mac, row.sealed_at)
 
 
-def first_unsealed(connection: Connection) -> int | None:
-    """The smallest id of an event that is in no segment."""
+def first_unsealed(connection: Connection, first: int | None = None) -> int | None:
+    """The smallest id, from that one on, of an event that is in no segment."""
     # An expression, because PostgreSQL would look for the smallest of a column from the beginning of the
     # whole table, where everything is sealed.
     smallest = sa.func.min(events.c.id + sa.literal_column("0"))
-    found: int | None = connection.scalar(sa.select(smallest).where(events.c.segment.is_(None)))
+    conditions: list[ColumnElement[bool]] = [events.c.segment.is_(None)]
+    if first is not None:
+        conditions.append(events.c.id >= first)
+    found: int | None = connection.scalar(sa.select(smallest).where(*conditions))
     return found
 
 
 def take_unsealed(connection: Connection, first: int) -> list[StoredEvent]:
-    """Unsealed events from that id on, in order of id, at most MOST_EVENTS; nobody else takes them meanwhile.
+    """The unsealed events of WINDOW ids from that one on, in order, at most MOST_EVENTS; nobody else takes
+    them meanwhile.
 
-    Fewer do not mean that there are no more: ask for `first_unsealed` again.
+    Fewer, or none, do not mean that there are no more: ask for the `first_unsealed` behind these ids.
     """
+    last = min(first + WINDOW - 1, 2**63 - 1)
     statement = (
         _stored(connection)
-        .where(events.c.segment.is_(None), events.c.id.between(first, first + _WINDOW))
+        .where(events.c.segment.is_(None), events.c.id.between(first, last))
         .order_by(events.c.id)
         .limit(MOST_EVENTS)
         .with_for_update(skip_locked=True, of=events)
@@ -181,20 +185,8 @@ def _behind(after: int | None) -> list[ColumnElement[bool]]:
 
 def _stored(connection: Connection) -> Select[Any]:
     """The columns of a StoredEvent."""
-    columns: list[ColumnElement[Any]] = []
-    for name in StoredEvent._fields:
-        column = events.c[name]
-        # SQLite lets a text be written that is none, and the driver would fail on it: that row, too, is to
-        # be found and named.
-        if name in _TEXTS and connection.dialect.name == "sqlite":
-            columns.append(sa.cast(column, sa.LargeBinary).label(name))
-        else:
-            columns.append(column)
-    return sa.select(*columns)
+    return sa.select(*(readable(connection, events.c[name]) for name in StoredEvent._fields))
 
 
 def _event(row: Row[Any]) -> StoredEvent:
-    return StoredEvent._make(
-        value.decode("utf-8", "surrogateescape") if name in _TEXTS and isinstance(value, bytes) else value
-        for name, value in zip(StoredEvent._fields, row, strict=True)
-    )
+    return StoredEvent._make(map(read_value, StoredEvent._fields, row))

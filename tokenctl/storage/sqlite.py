@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -28,7 +28,7 @@ from tokenctl.errors import (
     StatementRefused,
 )
 from tokenctl.storage import files, locks, migrate
-from tokenctl.storage.engine import SCHEMA_DAMAGED, Durability, Location, Storage
+from tokenctl.storage.engine import SCHEMA_DAMAGED, Durability, Job, Location, Space, Storage
 from tokenctl.storage.files import is_there
 
 #: How long a writer waits for its turn (s) before it says that the database is locked.
@@ -109,6 +109,8 @@ class SQLiteFile(Location):
 class SQLiteStorage(Storage):
     """The connections to one file."""
 
+    one_writer = True
+
     def __init__(self, path: Path, *, write_timeout: float = WRITE_TIMEOUT) -> None:
         """Raises DatabaseMissing: SQLite itself would make an empty file of a misspelt name."""
         self.path, self.label = path, str(path)
@@ -124,21 +126,37 @@ class SQLiteStorage(Storage):
 
     @contextmanager
     def write(self, *, lock_wait: float | None = None) -> Iterator[Connection]:  # noqa: ARG002 - there are no row locks here
-        with translated(self.path), self._queue.turn(), self.engine.connect() as plain:
-            self._demand_same_file()
+        with translated(self.path), self.turn(), self.engine.connect() as plain:
             connection = plain.execution_options(tokenctl_begin="BEGIN IMMEDIATE")
             with connection.begin():
                 yield connection
 
-    def data_version(self, connection: Connection) -> int:
-        return int(connection.exec_driver_sql("PRAGMA data_version").scalar_one())
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Be the only writer, on the file that was opened."""
+        with self._queue.turn():
+            self._demand_same_file()
+            yield
 
     def checkpoint(self) -> None:
         with translated(self.path), closing(self.engine.raw_connection()) as raw:
             raw.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").close()
 
-    def exclusive(self, job: str, *, wait: float = 0) -> AbstractContextManager[None]:
-        return locks.exclusive(self.path, job, wait=wait)
+    @contextmanager
+    def exclusive(self, job: str, *, wait: float = 0) -> Iterator[Job]:
+        with (
+            locks.exclusive(self.path, job, wait=wait),
+            translated(self.path),
+            self.engine.connect() as connection,
+        ):
+            yield _FileJob(self, connection)
+
+    def space(self, connection: Connection) -> Space:
+        size, pages, free = (
+            int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
+            for name in ("page_size", "page_count", "freelist_count")
+        )
+        return Space(pages * size, free * size)
 
     def check_migrated(self) -> dict[str, str]:
         self._demand_same_file()
@@ -161,6 +179,64 @@ class SQLiteStorage(Storage):
 
     def clock(self) -> None:
         """The file has none of its own."""
+
+
+#: For so long (ms) a vacuum waits for those who read, while it has the writer.
+_READERS_WAIT = 1_000
+
+
+class _FileJob(Job):
+    """A job on one file; its lock file is held by whoever makes this."""
+
+    def __init__(self, storage: SQLiteStorage, connection: Connection) -> None:
+        self._storage = storage
+        self._connection = connection
+        self._version: int | None = None
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        with translated(self._storage.path), self._begun("BEGIN") as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        with (
+            translated(self._storage.path),
+            self._storage.turn(),
+            self._begun("BEGIN IMMEDIATE") as connection,
+        ):
+            yield connection
+
+    def others_wrote(self, connection: Connection) -> bool:
+        # Comparable on one and the same connection only, for which its own commits do not count.
+        version = int(connection.exec_driver_sql("PRAGMA data_version").scalar_one())
+        before, self._version = self._version, version
+        return version != before
+
+    def vacuum(self) -> None:
+        path = self._storage.path
+        # On a connection of its own, which has other settings: ours would make the copy in memory.
+        engine = sqlite_engine(path, WRITE_TIMEOUT)
+        try:
+            with (
+                translated(path),
+                self._storage.turn(),
+                closing(engine.raw_connection()) as raw,
+                closing(raw.cursor()) as cursor,
+            ):
+                cursor.execute("PRAGMA temp_store = FILE")
+                cursor.execute("VACUUM")
+                # The new file is in the log so far. Where somebody reads for longer, the next one empties it.
+                cursor.execute(f"PRAGMA busy_timeout = {_READERS_WAIT}")
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            engine.dispose()
+
+    @contextmanager
+    def _begun(self, begin: str) -> Iterator[Connection]:
+        connection = self._connection.execution_options(tokenctl_begin=begin)
+        with connection.begin():
+            yield connection
 
 
 #: What SQLite may leave beside a file.
@@ -306,7 +382,8 @@ def _meaning(error: BaseException | None, path: Path) -> DatabaseError:
         )
     if name.startswith("SQLITE_READONLY"):
         return DatabaseReadOnly(f"{path} cannot be written to")
-    if name == "SQLITE_FULL":
+    # Without space it cannot make the shared memory beside the file, which it calls an I/O error.
+    if name in {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"}:
         return DatabaseFull(f"no space left for {path}; nothing of this transaction was kept")
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
         return NotADatabase(

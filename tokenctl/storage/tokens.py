@@ -1,7 +1,8 @@
-"""Rows of refresh_tokens: inserting, selecting, deleting.
+"""Rows of refresh_tokens: inserting, selecting.
 
-Owns every statement on that table but those on one judged row, which are in `swap.py`, and the revoking,
-which is in `revoking.py`. Functions take a connection inside a transaction and never commit.
+Owns every statement on that table but those on one judged row, which are in `swap.py`, the revoking, which
+is in `revoking.py`, and the purging, which is in `purging.py`. Functions take a connection inside a
+transaction and never commit.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from tokenctl.storage.users import is_disabled
 #: Rows that one transaction reads or revokes: a larger one would stall every rotation.
 CHUNK = 1_000
 
-_ID_BYTES = 16
 #: Bytes as the driver has them: the type's own conversion costs more than the row.
 _Bytes = sa.LargeBinary()
 
@@ -36,15 +36,11 @@ _t = refresh_tokens.c
 
 def alive(now: int) -> ColumnElement[bool]:
     """Not `RefreshToken.is_dead`: live, or blocked and may come back."""
-    return sa.and_(_t.revoked_at.is_(None), sa.not_(_expired(now)))
+    return sa.and_(_t.revoked_at.is_(None), sa.not_(expired(now)))
 
 
-def _dead(at: int) -> ColumnElement[bool]:
-    """Dead already at that instant, for good: `RefreshToken.is_dead`, and for how long."""
-    return sa.or_(sa.and_(_t.revoked_at.is_not(None), _t.revoked_at <= at), _expired(at))
-
-
-def _expired(now: int) -> ColumnElement[bool]:
+def expired(now: int) -> ColumnElement[bool]:
+    """Absolutely, or for want of use."""
     return sa.or_(_t.expires_at <= now, sa.and_(_t.idle_ttl.is_not(None), _t.rotated_at + _t.idle_ttl <= now))
 
 
@@ -76,11 +72,11 @@ def in_state(state: SelectState, now: int) -> ColumnElement[bool]:
         case SelectState.REVOKED:
             return revoked
         case SelectState.IDLE:
-            return sa.and_(sa.not_(revoked), _t.expires_at > now, _expired(now))
+            return sa.and_(sa.not_(revoked), _t.expires_at > now, expired(now))
         case SelectState.EXPIRED:
-            return sa.and_(sa.not_(revoked), _expired(now))
+            return sa.and_(sa.not_(revoked), expired(now))
         case SelectState.DEAD:
-            return sa.or_(revoked, _expired(now))
+            return sa.or_(revoked, expired(now))
         case SelectState.BLOCKED:
             return sa.and_(alive(now), _blocked(now))
         case SelectState.LIVE:
@@ -127,22 +123,24 @@ def matching_row(connection: Connection, selector: Selector, now: int) -> list[C
     return conditions
 
 
-def one_of(connection: Connection, raw_ids: Iterable[bytes]) -> ColumnElement[bool]:
-    """Whether the row's id is one of these, however many. One value, where a list would be one for each id.
+def one_of(
+    connection: Connection, values: Iterable[bytes], column: ColumnElement[bytes] = _t.id
+) -> ColumnElement[bool]:
+    """Whether a column, the id, is one of these, however many; all of one length.
 
-    SQLite has no arrays: there the ids are cut out of one blob.
+    One value for the database, where a list would be one for each. SQLite has no arrays: there they are cut
+    out of one blob.
     """
+    values = list(values)
     if connection.dialect.name != "sqlite":
-        ids_ = sa.bindparam("ids", list(raw_ids), sa.ARRAY(_Bytes), unique=True)
-        return _t.id == sa.any_(ids_)
-    blob = b"".join(raw_ids)
-    if not blob:
+        return column == sa.any_(sa.bindparam("values", values, sa.ARRAY(_Bytes), unique=True))
+    if not values:
         return sa.false()
-    joined, last = sa.literal(blob, _Bytes), sa.literal(len(blob) // _ID_BYTES)
-    places = sa.select(sa.literal_column("0").label("i")).cte("places", recursive=True)
-    places = places.union_all(sa.select(places.c.i + 1).where(places.c.i + 1 < last))
-    cut = sa.func.substr(joined, places.c.i * _ID_BYTES + 1, _ID_BYTES, type_=_Bytes)
-    return _t.id.in_(sa.select(cut))
+    joined, size = sa.literal(b"".join(values), _Bytes), len(values[0])
+    places = sa.select(sa.literal_column("0").label("i")).cte(recursive=True)
+    places = places.union_all(sa.select(places.c.i + 1).where(places.c.i + 1 < len(values)))
+    cut = sa.func.substr(joined, places.c.i * size + 1, size, type_=_Bytes)
+    return column.in_(sa.select(cut))
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -310,28 +308,3 @@ def recovered_at(connection: Connection) -> int | None:
 def declare_recovery(connection: Connection, *, now: int) -> None:
     """Strings newer than rows that were last rotated until now are followed from here on (µs)."""
     connection.execute(sa.update(realm).values(recovered_at=now))
-
-
-# --- deleting --------------------------------------------------------------------------------
-
-
-def next_dead(
-    connection: Connection, *, after: bytes, dead_since: int, limit: int
-) -> tuple[bytes, bytes] | None:
-    """The first and the last of the next `limit` ids that were dead at `dead_since`; None: no more."""
-    found = connection.scalars(
-        sa.select(_t.id).where(_t.id > after, _dead(dead_since)).order_by(_t.id).limit(limit)
-    ).all()
-    return (found[0], found[-1]) if found else None
-
-
-def count_dead(connection: Connection, *, dead_since: int) -> int:
-    """How many rows `delete_dead` would delete now."""
-    statement = sa.select(sa.func.count()).select_from(refresh_tokens).where(_dead(dead_since))
-    return connection.scalar(statement) or 0
-
-
-def delete_dead(connection: Connection, first: bytes, last: bytes, *, dead_since: int) -> int:
-    """Delete the rows between two ids that are dead since then: judged again, here, under the lock."""
-    statement = sa.delete(refresh_tokens).where(_t.id.between(first, last), _dead(dead_since))
-    return connection.execute(statement).rowcount
