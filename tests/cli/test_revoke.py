@@ -262,12 +262,14 @@ class TestFromAudit:
             assert done.returncode == 0, done.stderr
             found[name] = str(json.loads(done.stdout)["id"])
 
+        assert tool("create-user", "carol", "--no-password").returncode == 0
         for name in ("first", "second", "kept"):
             login(name)
         assert tool("db", "backup", "monday.db").returncode == 0
         login("later")
         done = tool("revoke", found["first"], found["second"], found["later"], "--yes", "--reason", "INC-7")
         assert done.returncode == 0
+        assert tool("user", "disable", "carol", "--for", "1h").returncode == 0
         exported = tool("audit", "export")
         (tmp_path / "audit.jsonl").write_text(exported.stdout)
         done = tool("db", "restore", "monday.db", "--yes")
@@ -277,6 +279,7 @@ class TestFromAudit:
 
     def test_revocations_since_the_backup_are_done_again(self, tool: Tool, restored: dict[str, str]) -> None:
         done = tool("revoke", "--from-audit", "audit.jsonl", "--yes", "--reason", "after restore", "--json")
+        assert "not done again: 1 user.disable" in done.stderr
         counts = json.loads(done.stdout)
         # The backup does not know the login that came later: it is gone with it.
         assert (done.returncode, counts["revoked"], counts["unknown"]) == (3, 2, 1)
@@ -284,6 +287,19 @@ class TestFromAudit:
         assert left.stdout == f"{restored['kept']}\n"
         again = tool("revoke", "--from-audit", "audit.jsonl", "--yes", "--json")
         assert json.loads(again.stdout)["already_dead"] == 2
+
+    def test_an_edited_export_is_refused(self, tool: Tool, restored: dict[str, str], tmp_path: Path) -> None:
+        export = tmp_path / "audit.jsonl"
+        edited = export.read_text().replace(restored["first"], restored["kept"])
+        export.write_text(edited)
+        done = tool("revoke", "--from-audit", "audit.jsonl", "--yes")
+        assert done.returncode == 2
+        demand_three_parts(done.stderr, "input.invalid", "tokenctl audit verify --export")
+        assert alive(tool, "--user", "bob") == 3
+        # Without the key nobody can tell, and it says so.
+        (tmp_path / "tokenctl.db.key").rename(tmp_path / "elsewhere")
+        warned = tool("revoke", "--from-audit", "-", "--dry-run", input=edited)
+        assert "the master key is not at hand" in warned.stderr
 
     def test_it_can_be_looked_at_first(self, tool: Tool, restored: dict[str, str]) -> None:
         done = tool("revoke", "--from-audit", "audit.jsonl", "--dry-run", "--json")

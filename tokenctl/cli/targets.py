@@ -94,7 +94,13 @@ def lines(
         run.out.warn("a whole token string in the arguments stays in the shell's history; next time give -")
     if audit is not None:
         with nullcontext(sys.stdin.buffer) if audit == "-" else open_file(audit) as stream:
-            yield run.service.audit.revoked_in(stream)
+            named = run.service.audit.revoked_in(stream)
+            if named.doubt:
+                run.out.warn(named.doubt)
+            if named.others:
+                told = ", ".join(f"{number:,} {type_}" for type_, number in sorted(named.others.items()))
+                run.out.warn(f"no revocations, so not done again: {told}; look for them in the export")
+            yield named
         return
     if file is not None and file != "-":
         with open_file(file) as stream:

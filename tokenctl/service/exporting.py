@@ -19,7 +19,8 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -58,6 +59,9 @@ _HINT = "hand in a whole file as `tokenctl audit export` wrote it"
 _GZIP = b"\x1f\x8b"
 #: The events after which a login is revoked.
 _REVOKING = frozenset({"token.revoke", "token.reuse"})
+_KEEPING_OUT = frozenset(
+    {"cutoff.set", "cutoff.clear", "user.disable", "user.enable", "user.delete", "user.password"}
+)
 #: Bytes of ids that are held in memory; more go to a temporary file.
 _IN_MEMORY = 16_000_000
 
@@ -323,10 +327,14 @@ class RevokedLogins(Iterator[str]):
     """The `rt_…` of each login that an export says was revoked, in its order; it was read to its end before.
 
     `doubt` is None when the export was verified. Otherwise it says why nothing shows that it was not changed.
+    `others`: of what keeps logins out and is no revocation, how many events there are of each type.
     """
 
-    def __init__(self, doubt: str | None, held: SpooledTemporaryFile[bytes]) -> None:
+    def __init__(
+        self, doubt: str | None, others: Mapping[str, int], held: SpooledTemporaryFile[bytes]
+    ) -> None:
         self.doubt = doubt
+        self.others = others
         self._held = held
 
     def __next__(self) -> str:
@@ -348,8 +356,11 @@ def revoked_in(key: bytes | None, source: Source) -> RevokedLogins:
     """
     check = None if key is None else _Check(key, Findings(None, unseen))
     held = SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed by who reads it to its end
+    others: Counter[str] = Counter()
     try:
         for line in read_export(source, check):
+            if line["type"] in _KEEPING_OUT:
+                others[line["type"]] += 1
             if line["type"] in _REVOKING and line["token_id"] is not None:
                 held.write(f"{line['token_id']}\n".encode("ascii"))
         doubt = _doubt(check)
@@ -357,7 +368,7 @@ def revoked_in(key: bytes | None, source: Source) -> RevokedLogins:
         held.close()
         raise
     held.seek(0)
-    return RevokedLogins(doubt, held)
+    return RevokedLogins(doubt, others, held)
 
 
 def _doubt(check: _Check | None) -> str | None:
