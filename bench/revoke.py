@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import statistics
 import subprocess
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -140,10 +141,13 @@ def _run(sample: _Sample, contender: str, target: _Target, lines: Path, rows: in
         cwd=_ROOT,
         env={**environment, "PYTHONPATH": str(_ROOT)},
     )
-    _, status, used = os.wait4(done.pid, 0)
+    # Not ru_maxrss, in which Linux counts what this process has, too.
+    while (code := done.poll()) is None:
+        with suppress(OSError):
+            high = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{done.pid}/status").read_text())
+            sample.peak = max(sample.peak, int(high[1]) / 1e3 if high else 0)
+        time.sleep(0.02)
     sample.seconds.append(time.perf_counter() - began)
-    sample.peak = max(sample.peak, used.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3))
-    code = os.waitstatus_to_exitcode(status)
     assert code == (0 if contender == "predicate" else 3), f"{contender}: exit code {code}"
 
 

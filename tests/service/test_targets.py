@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import Clock
 from tests.service import add_logins, key_file, login_row, run_sql
-from tokenctl import Selector, Settings, State, TokenPair, TokenService
+from tokenctl import Selector, SelectState, Settings, State, TokenPair, TokenService
 from tokenctl.core.token_string import mint, parse_unverified
 from tokenctl.errors import KeyWrong
 from tokenctl.service import targets
@@ -144,9 +144,11 @@ def test_a_string_that_names_its_login_no_longer(service: TokenService, pair: To
 
 def test_at_most_as_many_as_were_confirmed(service: TokenService, pair: TokenPair, clock: Clock) -> None:
     clock.advance(timedelta(seconds=1))
+    seen = service.preview(Selector(users=("ada",)))
     later = service.issue("ada")
-    done = service.revoke_matching(Selector(users=("ada",)), reason="INC-7", most=1)
-    assert (done.revoked, done.complete) == (1, False)
+    done = service.revoke_matching(Selector(users=("ada",)), reason="INC-7", seen=seen)
+    assert (done.revoked, done.complete) == (1, True)
     assert service.inspect(later.token_id).state is State.LIVE
-    nothing = service.revoke_matching(Selector(users=("ada",)), reason="INC-7", most=0)
-    assert (nothing.revoked, nothing.complete) == (0, False)
+    seen = service.preview(Selector(users=("ada",), states=(SelectState.REVOKED,)))
+    nothing = service.revoke_matching(Selector(users=("ada",)), reason="INC-7", seen=seen)
+    assert (nothing.revoked, nothing.complete) == (0, True)

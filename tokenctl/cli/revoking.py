@@ -169,12 +169,11 @@ class _OfSelector(_Job):
         super().__init__(run)
         self._selector = selector
         self.everything = selector.everything
-        self._seen = 0
+        self._seen: Preview | None = None
 
     def look(self) -> Preview:
-        seen = self.run.service.preview(self._selector)
-        self._seen = seen.tokens
-        return seen
+        self._seen = self.run.service.preview(self._selector)
+        return self._seen
 
     def plan(self) -> Planned:
         return self.run.service.plan(self._selector)
@@ -182,7 +181,7 @@ class _OfSelector(_Job):
     def revoke(self, reason: str, stop: Stop, advance: Advance) -> Revocation:
         # Who logs in while a person is asked comes last, and is beyond what was confirmed.
         return self.run.service.revoke_matching(
-            self._selector, reason=reason, stop=stop, progress=advance, most=self._seen
+            self._selector, reason=reason, stop=stop, progress=advance, seen=self._seen
         )
 
 

@@ -72,7 +72,7 @@ class Revocation:
     malformed: int = 0
     users: int = 0
     access_exposure_until: int | None = None
-    #: False when `stop`, or `most`, ended it before the whole set was done.
+    #: False when `stop`, or the bound of what was seen, ended it before the whole set was done.
     complete: bool = True
 
 
@@ -121,10 +121,11 @@ class Done:
 
 
 def revoke_matching(
-    runtime: Runtime, selector: Selector, order: Order, *, most: int | None = None
+    runtime: Runtime, selector: Selector, order: Order, *, seen: Preview | None = None
 ) -> Revocation:
-    """Revoke all that the selector matches and that is not dead, in chunks of CHUNK; at most `most`."""
-    before = preview(runtime, selector)
+    """Revoke all that the selector matches and that is not dead, in chunks of CHUNK; no more than `seen`."""
+    before = preview(runtime, selector) if seen is None else seen
+    most = None if seen is None else seen.tokens
     done = Done(access_until=before.access_exposure_until or 0)
     for part in parts(before.selector):
         after = _SMALLEST_ID

@@ -552,15 +552,15 @@ class TokenService:
         actor: str | None = None,
         stop: Stop = never,
         progress: Progress = unseen,
-        most: int | None = None,
+        seen: Preview | None = None,
     ) -> Revocation:
         """Revoke every login that matches and is not dead, in chunks of 1,000; a second run goes on.
 
-        At most `most` of them, the oldest logins first. `stop` and `progress` as in `revoke`. Raises
-        InvalidInput, EmptySelector, UserNotFound, ClientNotFound.
+        No more than a preview has `seen`, the oldest logins first. `stop` and `progress` as in `revoke`.
+        Raises InvalidInput, EmptySelector, UserNotFound, ClientNotFound.
         """
         order = revocation.Order(clean_note(reason), self._runtime.who(actor), stop, progress)
-        return revocation.revoke_matching(self._runtime, selector, order, most=most)
+        return revocation.revoke_matching(self._runtime, selector, order, seen=seen)
 
     @repeated
     def declare_restored(self, *, actor: str | None = None) -> int:

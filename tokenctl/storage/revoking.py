@@ -96,9 +96,13 @@ def revoke_next(
     conditions = [*matching(connection, selector, mark.now), alive(mark.now), _t.id > after]
     if keep is not None:
         conditions.append(_t.id != ids.to_bytes(keep))
+    source = _source(selector)
+    if connection.dialect.name == "sqlite":
+        return _revoke(connection, source, sa.and_(*conditions), mark, limit=limit)
+    chosen = sa.select(_t.id).select_from(source).where(*conditions).order_by(_t.id).limit(limit)
     # Asked again of the row that is changed: it may have been rotated since it was chosen.
     still = [*matching_row(connection, selector, mark.now), alive(mark.now)]
-    return _revoke(connection, _source(selector), sa.and_(*conditions), sa.and_(*still), mark, limit=limit)
+    return _revoke_at_once(connection, sa.and_(_t.id.in_(chosen), *still), mark)
 
 
 def revoke_ids(
@@ -114,28 +118,21 @@ def revoke_ids(
     """
     if not raw_ids:
         return []
-    still = alive(mark.now)
+    conditions = [one_of(connection, raw_ids), alive(mark.now)]
     if secret_hashes is not None:
-        still = sa.and_(still, one_of(connection, secret_hashes, _t.secret_hash))
-    which = sa.and_(one_of(connection, raw_ids), still)
-    return _revoke(connection, refresh_tokens, which, still, mark, limit=CHUNK)
+        conditions.append(one_of(connection, secret_hashes, _t.secret_hash))
+    which = sa.and_(*conditions)
+    if connection.dialect.name != "sqlite":
+        return _revoke_at_once(connection, which, mark)
+    return _revoke(connection, refresh_tokens, which, mark, limit=CHUNK)
 
 
 def _revoke(
-    connection: Connection,
-    source: sa.FromClause,
-    which: sa.ColumnElement[bool],
-    still: sa.ColumnElement[bool],
-    mark: Mark,
-    *,
-    limit: int,
+    connection: Connection, source: sa.FromClause, which: sa.ColumnElement[bool], mark: Mark, *, limit: int
 ) -> list[Revoked]:
+    """For SQLite, whose one writer is this transaction: nothing changes between the statements."""
     chosen = sa.select(_t.id, _t.user_id, _t.access_until).select_from(source).where(which)
-    chosen = chosen.order_by(_t.id).limit(limit)
-    if connection.dialect.name != "sqlite":
-        return _revoke_at_once(connection, chosen, still, mark)
-    # SQLite's one writer is this transaction: nothing changes between the statements.
-    done: list[Revoked] = _rows(connection, chosen, Revoked)
+    done: list[Revoked] = _rows(connection, chosen.order_by(_t.id).limit(limit), Revoked)
     if done:
         these = sa.and_(which, _t.id <= done[-1].raw_id)
         values = _event(mark)
@@ -147,15 +144,10 @@ def _revoke(
     return done
 
 
-def _revoke_at_once(
-    connection: Connection, chosen: sa.Select[Any], still: sa.ColumnElement[bool], mark: Mark
-) -> list[Revoked]:
+def _revoke_at_once(connection: Connection, which: sa.ColumnElement[bool], mark: Mark) -> list[Revoked]:
     """One statement, since others write meanwhile: the events are of the rows that it changes."""
     columns = (_t.id, _t.user_id, _t.client_id, _t.access_until)
-    # Locked in order of id, so that two of these do not wait for each other.
-    locked = chosen.with_only_columns(_t.id).with_for_update(of=refresh_tokens, key_share=True).cte("locked")
-    changed = _marked(mark).where(_t.id.in_(sa.select(locked.c.id)), still).returning(*columns)
-    done = changed.cte("done")
+    done = _marked(mark).where(which).returning(*columns).cte("done")
     values = _event(mark, done)
     rows = sa.select(*values.values()).order_by(done.c.id)
     told = sa.insert(events).from_select(list(values), rows).cte("told")
