@@ -56,6 +56,7 @@ class Row(NamedTuple):
 
 # --- looking ---------------------------------------------------------------------------------
 
+_TOLD = (_t.id, _t.user_id, _t.access_until)
 _SEEN = (_t.id, _t.secret_hash, _t.user_id, _t.rotated_at, _t.access_until)
 
 
@@ -98,7 +99,7 @@ def revoke_next(
         conditions.append(_t.id != ids.to_bytes(keep))
     source = _source(selector)
     if connection.dialect.name == "sqlite":
-        return _revoke(connection, source, sa.and_(*conditions), mark, limit=limit)
+        return _revoke_next(connection, source, sa.and_(*conditions), mark, limit=limit)
     chosen = sa.select(_t.id).select_from(source).where(*conditions).order_by(_t.id).limit(limit)
     # Asked again of the row that is changed: it may have been rotated since it was chosen.
     still = [*matching_row(connection, selector, mark.now), alive(mark.now)]
@@ -124,24 +125,31 @@ def revoke_ids(
     which = sa.and_(*conditions)
     if connection.dialect.name != "sqlite":
         return _revoke_at_once(connection, which, mark)
-    return _revoke(connection, refresh_tokens, which, mark, limit=CHUNK)
+    done = sorted(_rows(connection, _marked(mark).where(which).returning(*_TOLD), Revoked))
+    if done:
+        _tell(connection, refresh_tokens, one_of(connection, [row.raw_id for row in done]), mark)
+    return done
 
 
-def _revoke(
+def _revoke_next(
     connection: Connection, source: sa.FromClause, which: sa.ColumnElement[bool], mark: Mark, *, limit: int
 ) -> list[Revoked]:
     """For SQLite, whose one writer is this transaction: nothing changes between the statements."""
-    chosen = sa.select(_t.id, _t.user_id, _t.access_until).select_from(source).where(which)
-    done: list[Revoked] = _rows(connection, chosen.order_by(_t.id).limit(limit), Revoked)
+    chosen = sa.select(*_TOLD).select_from(source).where(which).order_by(_t.id).limit(limit)
+    done: list[Revoked] = _rows(connection, chosen, Revoked)
     if done:
         these = sa.and_(which, _t.id <= done[-1].raw_id)
-        values = _event(mark)
-        told = sa.select(*values.values()).select_from(source).where(these).order_by(_t.id)
-        connection.execute(sa.insert(events).from_select(list(values), told))
+        _tell(connection, source, these, mark)
         if source is not refresh_tokens:
             these = _t.id.in_(sa.select(_t.id).select_from(source).where(these))
         connection.execute(_marked(mark).where(these))
     return done
+
+
+def _tell(connection: Connection, source: sa.FromClause, these: sa.ColumnElement[bool], mark: Mark) -> None:
+    values = _event(mark)
+    told = sa.select(*values.values()).select_from(source).where(these).order_by(_t.id)
+    connection.execute(sa.insert(events).from_select(list(values), told))
 
 
 def _revoke_at_once(connection: Connection, which: sa.ColumnElement[bool], mark: Mark) -> list[Revoked]:
