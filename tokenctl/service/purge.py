@@ -26,6 +26,11 @@ DEFAULT_BATCH = 2_000
 #: So many rows later the log goes into the file, between two batches: a commit that also did that would hold
 #: the writer for as long.
 _CHECKPOINT_ROWS = 8_000
+#: While others write, a batch is so many times smaller where only one can write at a time, and what is brought
+#: into the file at once, too: their commits wait for both.
+_BESIDE_OTHERS = 8
+#: A batch of so many rows is over in a few milliseconds.
+_SMALL = 250
 _DAY = timedelta(days=1)
 
 
@@ -136,6 +141,7 @@ class _Run:
     ) -> bool:
         """Batch after batch; whether nothing is left that could be deleted."""
         total = since_checkpoint = 0
+        one_writer, others_wrote = self._runtime.storage.one_writer, False
         if progress is not None:
             total = self._count()
             progress(0, total)
@@ -143,6 +149,8 @@ class _Run:
             limit = batch if max_rows is None else min(batch, max_rows - self.purged)
             if limit <= 0:
                 return not self._any_left()
+            if one_writer and others_wrote:  # they wait for as long as a batch takes
+                limit = min(limit, max(batch // _BESIDE_OTHERS, _SMALL))
             began = time.monotonic()
             stretch, others_wrote = self._delete_next(limit)
             if stretch.deleted:
@@ -155,7 +163,7 @@ class _Run:
             self._place = stretch.last
             worked = time.monotonic() - began
             since_checkpoint += limit
-            if since_checkpoint >= _CHECKPOINT_ROWS:
+            if since_checkpoint >= _CHECKPOINT_ROWS // (_BESIDE_OTHERS if others_wrote else 1):
                 self._runtime.storage.checkpoint()
                 since_checkpoint = 0
             if others_wrote:  # they get the writer, and the machine, for as long as we had them
