@@ -26,8 +26,8 @@ DEFAULT_BATCH = 2_000
 #: So many rows later the log goes into the file, between two batches: a commit that also did that would hold
 #: the writer for as long.
 _CHECKPOINT_ROWS = 8_000
-#: While others write, a batch is so many times smaller where only one can write at a time, and what is brought
-#: into the file at once, too: their commits wait for both.
+#: While others write, a batch is so many times smaller where only one can write at a time, and so is what is
+#: brought into the file at once: their commits wait for both.
 _BESIDE_OTHERS = 8
 #: A batch of so many rows is over in a few milliseconds.
 _SMALL = 250
