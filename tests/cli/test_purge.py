@@ -555,3 +555,23 @@ def test_a_reader_of_the_metrics_file_always_finds_a_whole_one(sample: Path, tmp
         looks += 1
     assert process.returncode == 0
     assert looks > 100
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_waiting_for_another_one(tmp_path: Path, number: int, code: int) -> None:
+    sample = Path(shutil.copy(SAMPLE, tmp_path / "tokenctl.db"))
+    with exclusive(sample, "purge"):
+        waiting = subprocess.Popen(
+            [sys.executable, "-m", "tokenctl", "purge", "--lock-wait", "1h"],
+            cwd=tmp_path,
+            env=cli.environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert waiting.stderr is not None
+        waiting.stderr.readline()  # that this is the sample: it has begun
+        time.sleep(1)
+        waiting.send_signal(number)
+        _, said = waiting.communicate(timeout=30)
+    assert waiting.returncode == code
+    assert "error[interrupted]" in said

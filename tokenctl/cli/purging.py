@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ from tokenctl.cli import options
 from tokenctl.cli.interrupt import stoppable
 from tokenctl.cli.options import Run, app, command
 from tokenctl.cli.output import Column, amount, instant
-from tokenctl.errors import InvalidInput
+from tokenctl.errors import Interrupted, InvalidInput
 
 if TYPE_CHECKING:
     from tokenctl.cli.metrics_file import Gauge
@@ -92,8 +93,9 @@ def purge(
         raise InvalidInput(
             "a dry run purges nothing, so there is nothing to measure", hint="leave out --metrics-file"
         )
+    done = None
     with _measured(run, metrics_file) as ended:
-        with stoppable() as stop, run.out.progress("purging") as advance:
+        with stoppable() as stop, suppress(Interrupted), run.out.progress("purging") as advance:
             done = run.service.purge(
                 retention=options.duration(retention),
                 batch=batch,
@@ -106,6 +108,8 @@ def purge(
                 stop=stop,
                 progress=_Reporter(run, advance) if _is_watched(run) else None,
             )
+        if done is None:  # stopped before it was its turn
+            signal.raise_signal(stop.signal_number)
         record = {column.name: getattr(done, column.name) for column in _SUMMARY}
         ended.record, ended.exit_code = record, stop.exit_code
         run.out.summary(record, _SUMMARY, _sentence(record))

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 
-from tokenctl.errors import ClockSuspect
+from tokenctl.errors import ClockSuspect, DatabaseLocked, Interrupted
 from tokenctl.service.revocation import Stop
 from tokenctl.service.runtime import Runtime, micros
 from tokenctl.service.sealing import seal_in_passing
@@ -31,6 +32,8 @@ _CHECKPOINT_ROWS = 8_000
 _BESIDE_OTHERS = 8
 #: A batch of so many rows is over in a few milliseconds.
 _SMALL = 250
+#: Between two looks whether to wait any longer (s).
+_LOOK = 0.5
 _DAY = timedelta(days=1)
 
 
@@ -78,7 +81,8 @@ def purge(
         late = max_runtime is not None and time.monotonic() - started >= max_runtime.total_seconds()
         return late or stop()
 
-    with runtime.storage.exclusive("purge", wait=lock_wait.total_seconds()) as job:
+    with ExitStack() as held:
+        job = _take_turn(runtime, held, lock_wait.total_seconds(), stop)
         # After the waiting, and once: the clock may be put right at any moment, and then the time that was
         # found plausible must be the time that is deleted by.
         now = runtime.clock()
@@ -104,6 +108,20 @@ def purge(
         free_bytes=space.free,
         vacuumed=vacuumed,
     )
+
+
+def _take_turn(runtime: Runtime, held: ExitStack, wait: float, stop: Stop) -> Job:
+    """The only run's job, held until the stack is closed. Raises DatabaseLocked, or Interrupted by `stop`."""
+    deadline = time.monotonic() + wait
+    while True:
+        left = max(0.0, deadline - time.monotonic())
+        try:
+            return held.enter_context(runtime.storage.exclusive("purge", wait=min(left, _LOOK)))
+        except DatabaseLocked:
+            if left <= _LOOK:
+                raise
+        if stop():
+            raise Interrupted("stopped while another purge was waited for; nothing was done")
 
 
 @repeated
