@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.cli import environment
 from tests.cli.warm import Warm
 from tests.sample import SAMPLE
-from tokenctl import initialise
+from tokenctl import TokenService, initialise
 from tokenctl.settings import Settings
 
 
@@ -210,3 +214,144 @@ def test_a_purge_without_the_key_leaves_the_events_for_later(keyless: Shell) -> 
     assert "3 events are not sealed" in keyless("audit", "head").stderr
     keyless("purge", "--key-file", "elsewhere")
     assert keyless("audit", "head").stderr == ""
+
+
+# archives
+
+
+@pytest.fixture
+def old(sample: Shell) -> Shell:
+    """The sample, sealed, then a user and a purge, a hundred days ago."""
+    sample("audit", "head")
+    sample("user", "create", "zoe", "--no-password")
+    sample("purge")
+    sample.sql("UPDATE meta SET value = CAST(value AS INTEGER) + 8640000000000 WHERE key = 'sample_clock'")
+    return sample
+
+
+def test_a_month_is_archived_and_everything_still_verifies(old: Shell) -> None:
+    kept = old("audit", "head").stdout.strip()
+    (old.place / "archives").mkdir()
+    argv = ("audit", "archive", "--older-than", "90d", "--to", "archives")
+    done = old(*argv, code=5)
+    assert "move 100 events (segment 1) to archives" in done.stderr
+    assert "then add --yes" in done.stderr
+    assert list((old.place / "archives").iterdir()) == []
+    assert old(*argv, "--dry-run").stdout.startswith("would archive 100 events (segment 1), older than ")
+    assert old(*argv, "--yes").stdout == "archived 100 events (segment 1) in archives/audit-1-1.jsonl\n"
+    assert "; segment 1 is archived; head " in old("audit", "verify", "--head", kept).stdout
+    assert (
+        "100 events in 1 segment hold"
+        in old("audit", "verify", "--export", "archives/audit-1-1.jsonl").stdout
+    )
+    assert old(*argv, "--yes").stdout.startswith("nothing to archive")
+    done = old("inspect", "rt_019cbbf93f407290a2a21f01d707b00d")
+    assert "may be in an archive of the audit log" in done.stderr
+    record = json.loads(old("inspect", "rt_019cbbf93f407290a2a21f01d707b00d", "--json").stdout)
+    assert (record["events"], record["events_complete"]) == ([], False)
+    assert record["revoked_reason"] == "reuse"
+    # A backup keeps it.
+    old("db", "backup", "backup.db")
+    assert "segment 1 is archived" in old("audit", "verify", "--database", "backup.db").stdout
+    first = (old.place / "archives" / "audit-1-1.jsonl").read_text().splitlines()
+    [head] = [json.loads(line)["mac"] for line in first if '"segment"' in line]
+    refused = old("audit", "verify", "--head", f"1-{'0' * 64}", code=7)
+    assert "rewritten" in refused.stdout
+    old("audit", "verify", "--head", f"1-{head}")
+
+
+def test_a_tampered_log_is_not_archived(old: Shell) -> None:
+    old.sql("UPDATE events SET actor = 'nobody' WHERE id = 42")
+    argv = ("audit", "archive", "--older-than", "90d", "--to", "old.jsonl", "--yes")
+    done = old(*argv, code=7)
+    assert done.stdout == "nothing was archived: the log does not hold, 1 finding\n"
+    assert "warning: edited event segment 1 event 42: " in done.stderr
+    record = json.loads(old(*argv, "--json", code=7).stdout)
+    assert (record["archived"], record["file"], record["complete"], record["found"]) == (0, None, False, 1)
+    assert not (old.place / "old.jsonl").exists()
+    assert "103 events in " in old("audit", "verify", code=7).stdout
+
+
+_SEGMENTS = 40
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A directory with a database of many segments, all sealed long ago, and a purge behind them."""
+    settings = Settings(database=str(tmp_path / "own.db"))
+    initialise(settings)
+    (tmp_path / "archives").mkdir()
+    long_ago = 1_700_000_000_000_000
+    with closing(sqlite3.connect(tmp_path / "own.db")) as connection, connection:
+        rows = ((long_ago, "token.revoke", "nina", "{}") for _ in range(500 * _SEGMENTS - 1))
+        connection.executemany("INSERT INTO events (at, type, actor, data) VALUES (?, ?, ?, ?)", rows)
+        connection.execute("UPDATE events SET at = ?", (long_ago,))
+    with TokenService(settings, clock=lambda: long_ago) as service:
+        service.audit.seal()
+    with TokenService(settings) as service:
+        service.purge(force=True)
+    return tmp_path
+
+
+def _archived(place: Path) -> int:
+    """How far the anchor says that it came."""
+    with closing(sqlite3.connect(place / "own.db")) as connection:
+        row = connection.execute("SELECT value FROM meta WHERE key = 'audit_anchor'").fetchone()
+    return 0 if row is None else int(row[0].partition("-")[0])
+
+
+def test_killed_again_and_again_nothing_is_lost(warm: Warm, large: Path) -> None:
+    shell = Shell(warm, large, "own.db")
+    argv = ("audit", "archive", "--older-than", "90d", "--to", "archives", "--yes")
+    reached: tuple[Callable[[], bool], ...] = (
+        lambda: any(large.glob("archives/*.new-*")),
+        (large / "archives" / f"audit-1-{_SEGMENTS}.jsonl").exists,
+        lambda: _archived(large) > 2,
+        lambda: _archived(large) > 9,
+    )
+    for is_reached in reached:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tokenctl", *argv, "--database", "own.db"],
+            cwd=large,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+        )
+        while not is_reached() and process.poll() is None:
+            time.sleep(0.001)
+        process.kill()
+        process.wait()
+        shell("audit", "verify")
+    shell(*argv)
+    assert _archived(large) == _SEGMENTS
+    done = shell("audit", "verify")
+    assert f"segments 1 to {_SEGMENTS} are archived" in done.stdout
+    held: set[int] = set()
+    for path in large.glob("archives/*.jsonl"):
+        shell("audit", "verify", "--export", str(path))
+        lines = map(json.loads, path.read_text().splitlines())
+        held |= {line["event"] for line in lines if "event" in line}
+    assert held == set(range(1, 500 * _SEGMENTS + 1))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    path = tmp_path / "small"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(path)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root may mount a small disk, and not in every container")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_full_disk_archives_nothing(warm: Warm, large: Path, small_disk: Path) -> None:
+    shell = Shell(warm, large, "own.db")
+    done = shell("audit", "archive", "--older-than", "90d", "--to", "small", "--yes", code=1)
+    assert done.stderr.startswith("error[db.full]: small/audit-1-40.jsonl cannot be made: No space left")
+    assert "Try: free some space, or name a place on another file system with --to" in done.stderr
+    assert list(small_disk.iterdir()) == []
+    assert _archived(large) == 0
+    assert "20,0" in shell("audit", "verify").stdout

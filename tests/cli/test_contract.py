@@ -164,6 +164,8 @@ CASES = [
     Case("audit-export", "audit export --since 2026-03-14T02:00Z", formats=("table", "jsonl", "json")),
     Case("audit-export-to", "audit export --to audit.jsonl", formats=FORMATS[:-1]),
     Case("audit-head", "audit head", formats=FORMATS[:-1]),
+    Case("audit-archive", "audit archive --older-than 90d --to . --yes"),
+    Case("audit-archive-too-young", "audit archive --older-than 1d --to . --yes", formats=("table", "json")),
     Case("db-upgrade", "db upgrade"),
     Case("db-restored", "db restored --yes"),
     Case("db-check", "db check"),

@@ -1,7 +1,8 @@
-"""What is under the MACs of the audit log, and how the end of its chain is written."""
+"""What is under the MACs of the audit log, and how the ends of its chain are written."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import sha256
 from hmac import digest
 from itertools import combinations
@@ -10,7 +11,16 @@ from typing import Any
 import pytest
 
 from tokenctl.core import audit_chain
-from tokenctl.core.audit_chain import NO_SEGMENT, Ends, Head, StoredEvent, event_mac, export_mac, segment_mac
+from tokenctl.core.audit_chain import (
+    NO_SEGMENT,
+    Anchor,
+    Ends,
+    Head,
+    StoredEvent,
+    event_mac,
+    export_mac,
+    segment_mac,
+)
 from tokenctl.core.keys import derive_keys
 from tokenctl.errors import InvalidInput
 
@@ -167,8 +177,54 @@ def test_the_mac_of_an_export_is_over_each_of_its_ends() -> None:
     ]
     others += [
         ends._replace(exported_at=6),
+        ends._replace(anchor=str(Anchor.make(KEY, Head(2, bytes(32)), 0))),
         ends._replace(unsealed=bytes(31) + b"x"),
         ends._replace(since=9, until=1),
     ]
     macs = [export_mac(KEY, ends), *(export_mac(KEY, other) for other in others)]
     assert len(set(macs)) == len(macs)
+
+
+ANCHOR = Anchor.make(KEY, Head(17, b"m" * 32), 1_772_366_400_000_000)
+
+
+def test_the_mac_of_an_anchor_is_over_all_of_it() -> None:
+    number = b"\1" + (17).to_bytes(8, "big")
+    before = b"\1" + (1_772_366_400_000_000).to_bytes(8, "big")
+    by_hand = b"tokenctl/1 audit anchor\0" + number + b"\2\0\0\0\x20" + b"m" * 32 + before
+    assert ANCHOR.mac == digest(KEY, by_hand, "sha256")
+    assert ANCHOR.holds(KEY)
+    assert not ANCHOR.holds(bytes(32))
+    for other in (
+        replace(ANCHOR, before=ANCHOR.before + 1),
+        replace(ANCHOR, head=Head(18, b"m" * 32)),
+        replace(ANCHOR, head=Head(17, b"n" * 32)),
+        replace(ANCHOR, mac=bytes(32)),
+    ):
+        assert not other.holds(KEY)
+
+
+def test_an_anchor_is_read_back() -> None:
+    for before in (ANCHOR.before, 0, -1, 2**63 - 1):
+        anchor = Anchor.make(KEY, ANCHOR.head, before)
+        assert Anchor.parse(str(anchor)) == anchor
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "junk",
+        f" {ANCHOR}",
+        f"{ANCHOR}\n",
+        str(ANCHOR).upper(),
+        f"0{ANCHOR}",
+        str(ANCHOR).replace(" ", "  "),
+        str(ANCHOR).replace(" 17", " -017"),
+        str(replace(ANCHOR, before=2**63)),
+        str(replace(ANCHOR, head=Head(2**63, b"m" * 32))),
+        str(ANCHOR).replace("17-", "¹7-", 1),
+    ],
+)
+def test_every_other_spelling_of_an_anchor_is_none(text: str) -> None:
+    assert Anchor.parse(text) is None

@@ -1,4 +1,4 @@
-"""The commands on the audit log: tail, search, verify, export, head."""
+"""The commands on the audit log: tail, search, verify, export, head, archive."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokenctl.cli import options, records, times
+from tokenctl.cli.confirm import confirm
+from tokenctl.cli.interrupt import stoppable
 from tokenctl.cli.options import Run, app, command, group
 from tokenctl.cli.output import Column, Part, amount, instant
 from tokenctl.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from tokenctl.service.archiving import Archive
     from tokenctl.service.verifying import Verification
 
 audit = group(
     app,
     "audit",
-    "The audit log: tail, search, verify, export, head.",
+    "The audit log: tail, search, verify, export, head, archive.",
     example="tokenctl audit tail\ntokenctl audit verify",
 )
 
@@ -137,7 +140,8 @@ def verify(
     """Check that no sealed event was edited, inserted or deleted. Exits 7 when one was. Needs the master key.
 
     What is not sealed yet is sealed before. Whether the newest events were cut off shows only against a head
-    that `audit head` or `audit export` gave, and that was kept elsewhere.
+    that `audit head` or `audit export` gave, and that was kept elsewhere. What was archived is not in the
+    database: --export checks each archive.
     """
     run.out.expect(_FINDINGS)
     done = _verified_export(run, export, head) if export is not None else _verified(run, head)
@@ -153,6 +157,7 @@ def verify(
         "until": None if done.until is None else times.show_utc(done.until),
         "ends_proven": done.ends_proven,
         "found": done.found,
+        "archived_segments": done.archived,
     }
     rows = (
         {
@@ -202,6 +207,8 @@ def _sentence(done: Verification) -> str:
         else f"{amount(done.found, 'finding')} in {where}"
     ]
     facts += _part(done)
+    if done.archived is not None and done.ends_proven is None:
+        facts.append(f"{_segments(1, done.archived)} {'is' if done.archived == 1 else 'are'} archived")
     if done.unsealed:
         facts.append(f"{done.unsealed:,} {'are' if done.unsealed != 1 else 'is'} not sealed yet")
     if done.head is not None:
@@ -215,12 +222,15 @@ def _part(done: Verification) -> list[str]:
         return []
     facts = []
     if done.first is not None and done.head is not None:
-        last = done.head.number
-        facts.append(f"segment {last}" if done.first == last else f"segments {done.first} to {last}")
+        facts.append(_segments(done.first, done.head.number))
     given = (("since", done.since), ("until", done.until))
     if period := [f"{word} {times.show_local(at)}" for word, at in given if at is not None]:
         facts.append(f"exported {' '.join(period)}")
     return facts
+
+
+def _segments(first: int, last: int) -> str:
+    return f"segment {last}" if first == last else f"segments {first} to {last}"
 
 
 _EXPORTED = [Column("file"), Column("lines")]
@@ -291,6 +301,94 @@ def head(run: Run) -> None:
     else:
         run.out.note("nothing is sealed yet")
     _note_unsealed(run)
+
+
+_ARCHIVED = [
+    Column("archived"),
+    Column("first_segment", show=str),
+    Column("last_segment", show=str),
+    Column("events"),
+    instant("before"),
+    Column("file"),
+    Column("sha256"),
+    Column("complete"),
+    Column("dry_run"),
+    Column("found"),
+]
+#: Findings that an archive names; `verify` names more.
+_NAMED = 10
+
+
+@command(
+    audit,
+    "archive",
+    example="tokenctl audit archive --older-than 90d --to /var/lib/tokenctl/audit --dry-run\n"
+    "tokenctl audit archive --older-than 90d --to /var/lib/tokenctl/audit --yes",
+)
+def archive(
+    run: Run,
+    *,
+    older_than: Annotated[
+        str, typer.Option("--older-than", metavar="DURATION", help="What is younger stays; at least 7d.")
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", metavar="DIR|FILE", help="Into a new file, of mode 0600: this one, or one in there."
+        ),
+    ],
+    dry_run: options.DryRun = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> int:
+    """Move old events into a file, by whole segments: export them, verify the file, then delete them.
+
+    Exits 7, with nothing deleted, when they are not what was sealed. The chain holds without them: `audit
+    verify` begins behind them, and with --export it checks the file. What a killed run leaves, the next one
+    goes on with. Needs the master key.
+    """
+    run.out.expect(_ARCHIVED)
+    age, place, log = options.required_duration(older_than), Path(to), run.service.audit
+    if not dry_run and not yes:
+        would = log.archive(place, older_than=age, dry_run=True)
+        if would.first is not None and would.last is not None:
+            where = f"{amount(would.events, 'event')} ({_segments(would.first, would.last)})"
+            confirm(f"move {where} to {to}", tokens=1, users=0)
+    with stoppable() as stop, run.out.progress("archiving") as advance:
+        done = log.archive(place, older_than=age, dry_run=dry_run, stop=stop, progress=advance)
+    record = {
+        "archived": done.deleted,
+        "first_segment": done.first,
+        "last_segment": done.last,
+        "events": done.events,
+        "before": done.before,
+        "file": done.path and str(done.path),
+        "sha256": done.sha256,
+        "complete": done.complete,
+        "dry_run": done.dry_run,
+        "found": 0 if done.verification is None else done.verification.found,
+    }
+    run.out.summary(record, _ARCHIVED, _archived(done))
+    if done.verification is None or done.holds:
+        return stop.exit_code
+    for finding in done.verification.findings[:_NAMED]:
+        of = (("segment", finding.segment), ("event", finding.event_id))
+        where = " ".join(f"{word} {number}" for word, number in of if number is not None)
+        run.out.warn(f"{str(finding.kind).replace('_', ' ')} {where}: {finding.detail}".replace(" :", ":"))
+    run.out.note("tokenctl audit verify looks at the whole log and names all that it finds")
+    return 7
+
+
+def _archived(done: Archive) -> str:
+    if done.verification is not None and not done.holds:
+        return f"nothing was archived: the log does not hold, {amount(done.verification.found, 'finding')}"
+    if done.first is None or done.last is None:
+        return f"nothing to archive: no whole segment is older than {times.show_local(done.before)}"
+    where = f"{amount(done.events, 'event')} ({_segments(done.first, done.last)})"
+    if done.dry_run:
+        return f"would archive {where}, older than {times.show_local(done.before)}"
+    if done.complete:
+        return f"archived {where} in {done.path}"
+    return f"stopped early: {amount(done.deleted, 'segment')} of {where} archived; the next run goes on"
 
 
 def _note_unsealed(run: Run) -> None:

@@ -51,7 +51,7 @@ def inspect(
         "verdict": found.judgement and str(found.judgement.verdict),
         "verdict_reason": found.judgement and found.judgement.reason and str(found.judgement.reason),
         "events": [records.event_as_data(event) for event in found.events],
-        "events_complete": found.events_complete,
+        "events_complete": found.events_complete and found.archived_before is None,
         "related": related
         and {"total": related.total, "logins": [_related_as_data(each) for each in related.logins]},
     }
@@ -182,6 +182,9 @@ def _timeline(run: Run, found: Inspection) -> None:
     if found.events:
         run.out.raw("")
         run.out.rows(map(_happened, found.events), _TIMELINE, limit=0)
+    if found.archived_before is not None:
+        before = times.show_local(found.archived_before)
+        run.out.note(f"its events before {before} may be in an archive of the audit log")
     if not found.events_complete:
         shown = f"only the newest {len(found.events):,} events are shown"
         run.out.note(f"{shown}; all of them: tokenctl audit search --token {found.token.id}")

@@ -1,11 +1,12 @@
-"""The seal of the audit log: the MACs of an event, a segment and an export; how the chain's end is written.
+"""The seal of the audit log: the MACs of an event, a segment and an export; how the chain's ends are written.
 
 Owns what is under the MACs and in which form. When events are sealed, and what is said about those that do
 not hold, are the service's affair.
 
 A segment lists its *members*: for each event its id (8 bytes, big-endian) and the first 16 bytes of its MAC,
 in order of id. Its own MAC is over the members and over the MAC of the segment before, so that whoever has
-not the key can neither change nor leave out any of it, but for the end of the chain: see `Head`.
+not the key can neither change nor leave out any of it, but for the end of the chain: see `Head`. Its
+beginning may have been archived: then an `Anchor` stands in its place.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ NO_SEGMENT = bytes(32)
 _EVENT = b"tokenctl/1 audit event\0"
 _SEGMENT = b"tokenctl/1 audit segment\0"
 _EXPORT = b"tokenctl/1 audit export\0"
+_ANCHOR = b"tokenctl/1 audit anchor\0"
 _EVENT_MAC_BYTES = 16
 _ID_BYTES = 8
 MEMBER_BYTES = _ID_BYTES + _EVENT_MAC_BYTES
 
 _HEAD = re.compile("([1-9][0-9]{0,18})-([0-9a-f]{64})", re.ASCII)
+_ANCHORED = re.compile("([1-9][0-9]{0,18}-[0-9a-f]{64}) (0|-?[1-9][0-9]{0,18}) ([0-9a-f]{64})", re.ASCII)
 
 
 class StoredEvent(NamedTuple):
@@ -102,7 +105,8 @@ class Ends(NamedTuple):
     """Where an export begins and ends: what its segments, chained to each other, do not tell.
 
     `since`, `until`, `exported_at` in µs; `first` is the number of its first segment, `head` the text of its
-    last one's. unsealed: `hash_members` of its events that are in no segment.
+    last one's. unsealed: `hash_members` of its events that are in no segment. anchor: the text of the one
+    that it begins behind.
     """
 
     exported_at: int
@@ -111,11 +115,14 @@ class Ends(NamedTuple):
     first: int | None
     head: str | None
     unsealed: bytes
+    anchor: str | None = None
 
 
 def export_mac(key: bytes, ends: Ends) -> bytes:
     """The MAC of an export, without which its front and its end could be left out."""
-    return hmac.digest(key, _EXPORT + b"".join(map(_encoded, ends)), "sha256")
+    # Where there is no anchor it is left out: so it was before there were any.
+    facts = ends if ends.anchor is not None else ends[:-1]
+    return hmac.digest(key, _EXPORT + b"".join(map(_encoded, facts)), "sha256")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,3 +150,43 @@ class Head:
                 hint="a number, a dash and 64 hex digits, as `tokenctl audit head` printed it",
             )
         return cls(int(found[1]), bytes.fromhex(found[2]))
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """What stands in place of the segments up to `head`, which were archived and deleted.
+
+    All of their events are older than `before` (µs). Without the key nobody can make one: `holds` tells.
+    """
+
+    head: Head
+    before: int
+    mac: bytes
+
+    @classmethod
+    def make(cls, key: bytes, head: Head, before: int) -> Self:
+        """One with its MAC."""
+        return cls(head, before, _anchor_mac(key, head, before))
+
+    def holds(self, key: bytes) -> bool:
+        """Whether it was made with that key."""
+        return hmac.compare_digest(self.mac, _anchor_mac(key, self.head, self.before))
+
+    def __str__(self) -> str:
+        return f"{self.head} {self.before} {self.mac.hex()}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """The anchor that such a text is, in its one spelling; None for any other."""
+        found = _ANCHORED.fullmatch(text)
+        if not found or not -(2**63) <= int(found[2]) < 2**63:
+            return None
+        try:
+            return cls(Head.parse(found[1]), int(found[2]), bytes.fromhex(found[3]))
+        except InvalidInput:
+            return None
+
+
+def _anchor_mac(key: bytes, head: Head, before: int) -> bytes:
+    facts = _encoded(head.number) + _encoded(head.mac) + _encoded(before)
+    return hmac.digest(key, _ANCHOR + facts, "sha256")

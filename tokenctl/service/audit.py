@@ -1,13 +1,15 @@
 """The audit log: reading and searching it, and the ways to its seal.
 
 Events are written by the use cases, in the transaction of what they report. Sealing is `sealing`, verifying
-`verifying`, files are `exporting`; they are imported when they are asked for, as few commands need them.
+`verifying`, files are `exporting` and `archiving`; they are imported when they are asked for, as few commands
+need them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from tokenctl.storage.events import Event, Search
 
 if TYPE_CHECKING:
     from tokenctl.core.audit_chain import Head
+    from tokenctl.service.archiving import Archive
     from tokenctl.service.exporting import RevokedLogins, Source
     from tokenctl.service.revocation import Progress, Stop
     from tokenctl.service.sealing import Sealed
@@ -152,7 +155,8 @@ class AuditLog:
         Seals before, unless the database cannot be written to; `unsealed` tells what is left. With a `head`
         that was kept, whether the chain still leads through it: without one nobody can tell that its end was
         cut off. `progress` is called with the number of events of each step.
-        Raises KeyMissing, KeyUnusable, KeyWrong, InvalidInput.
+        What was archived is not looked at: it begins behind it, and `archived` tells how far that goes.
+        Raises KeyMissing, KeyUnusable, KeyWrong; InvalidInput for what is no head, or a head in the archive.
         """
         from tokenctl.service.revocation import unseen
         from tokenctl.service.verifying import verify
@@ -190,7 +194,7 @@ class AuditLog:
 
         Whole segments: from the first to the last that has an event of [since, until) (µs). Seals before,
         where the key is at hand. The events that are not sealed even so come behind all others.
-        Raises KeyUnusable, KeyWrong, InvalidInput.
+        Raises KeyUnusable, KeyWrong, InvalidInput, and Contended when it is archived meanwhile.
         """
         from tokenctl.service.exporting import export
 
@@ -222,6 +226,39 @@ class AuditLog:
 
         findings = Findings(_parse_head(head), progress or unseen)
         return verify_export(self._runtime.keys.audit, source, findings)
+
+    def archive(
+        self,
+        place: Path,
+        *,
+        older_than: timedelta,
+        dry_run: bool = False,
+        stop: Stop | None = None,
+        progress: Progress | None = None,
+        actor: str | None = None,
+    ) -> Archive:
+        """Move the oldest segments, those with no event or seal of the last `older_than`, into a new file.
+
+        The file is `place`, or in that directory one whose name has the numbers of the segments; mode 0600.
+        It is verified before anything is deleted, and nothing is when it does not hold: `Archive.holds`. The
+        newest segment stays, and what the next purge judges the clock by. With `stop` returning True it ends
+        after the segment in hand; that run, or one that was killed, is gone on with by the next.
+        `progress` is called with the number of events of each step, which come twice: verified, deleted.
+        Raises KeyMissing, KeyUnusable, KeyWrong, DatabaseLocked; InvalidInput for an age below 7 days and for
+        a file that is there and is another; kinds of DatabaseError for what a disk says.
+        """
+        from tokenctl.service.archiving import archive
+        from tokenctl.service.revocation import never, unseen
+
+        return archive(
+            self._runtime,
+            place,
+            older_than=older_than,
+            dry_run=dry_run,
+            stop=stop or never,
+            progress=progress or unseen,
+            actor=self._runtime.who(actor),
+        )
 
     def revoked_in(self, source: Source) -> RevokedLogins:
         """The `rt_…` of each login that an export says was revoked, in its order; also for a reuse.

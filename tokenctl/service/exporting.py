@@ -28,15 +28,22 @@ from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, NamedTuple
 
 from tokenctl.core import audit_chain
-from tokenctl.core.audit_chain import NO_SEGMENT, Ends, Head, StoredEvent, event_mac
+from tokenctl.core.audit_chain import NO_SEGMENT, Anchor, Ends, Head, StoredEvent, event_mac
 from tokenctl.core.context import pack_ip, unpack_ip
 from tokenctl.core.ids import TOKEN_PREFIX, USER_PREFIX
-from tokenctl.errors import InvalidInput, KeyMissing, KeyUnusable, KeyWrong
+from tokenctl.errors import Contended, InvalidInput, KeyMissing, KeyUnusable, KeyWrong
 from tokenctl.service.instants import show_utc
 from tokenctl.service.revocation import unseen
 from tokenctl.service.runtime import Runtime
 from tokenctl.service.transactions import repeated
-from tokenctl.service.verifying import FindingKind, Findings, Verification, events_of, next_segment
+from tokenctl.service.verifying import (
+    FindingKind,
+    Findings,
+    Verification,
+    events_of,
+    genuine_anchor,
+    next_segment,
+)
 from tokenctl.storage import files, segments
 from tokenctl.storage.events import data_text, parse_data
 from tokenctl.storage.segments import CHUNK, Segment
@@ -70,34 +77,48 @@ _IN_MEMORY = 16_000_000
 
 
 def export(
-    runtime: Runtime, *, since: int | None, until: int | None, unsealed: bool = True
+    runtime: Runtime,
+    *,
+    since: int | None,
+    until: int | None,
+    unsealed: bool = True,
+    up_to: int | None = None,
 ) -> Iterator[Line]:
     """The lines. Whole segments: from the first to the last that has an event of [since, until) (µs).
 
-    unsealed: with the events that are in no segment, of [since, until) only.
+    unsealed: with the events that are in no segment, of [since, until) only. up_to: the number of the last
+    segment, where it is not to go as far as it can. Raises Contended when the log is archived meanwhile.
     """
     key, exported_at = _key_at_hand(runtime), runtime.clock()
-    yield {
+    began_behind = _anchor(runtime)
+    anchor = _genuine(key, began_behind)
+    line = {
         "tokenctl_audit": FORMAT,
         "exported_at": show_utc(exported_at),
         "since": None if since is None else show_utc(since),
         "until": None if until is None else show_utc(until),
     }
+    yield line if anchor is None else line | {"archived": str(anchor)}
     number, last, newest = _bounds(runtime, since, until)
+    last = up_to if last is None else last
     first: int | None = None
-    head: Head | None = None
-    while (segment := next_segment(runtime, number)) is not None and (last is None or segment.number <= last):
+    head = None if anchor is None else anchor.head
+    while (segment := _next_segment(runtime, number, began_behind)) is not None:
+        if last is not None and segment.number > last:
+            break
         yield from _segment_lines(runtime, segment, head)
         first = segment.number if first is None else first
         number, head = segment.number, Head(segment.number, segment.mac, segment.sealed_at)
+    _next_segment(runtime, number, began_behind)  # the last one may have been archived under our eyes
     behind = _Members(key)
     if unsealed:
         # Those, too, that were sealed meanwhile: no event is left out.
         yield from _unsealed_lines(runtime, max(number, newest), since, until, behind)
-    end = None if head is None else str(head)
+    end = None if head is None or first is None else str(head)
     mac = None
     if key is not None:
-        ends = Ends(exported_at, since, until, first, end, behind.digest())
+        beginning = None if anchor is None else str(anchor)
+        ends = Ends(exported_at, since, until, first, end, behind.digest(), beginning)
         mac = audit_chain.export_mac(key, ends).hex()
     yield {"head": end, "mac": mac}
 
@@ -108,6 +129,26 @@ def _key_at_hand(runtime: Runtime) -> bytes | None:
         return runtime.keys.audit
     except (KeyMissing, KeyUnusable, KeyWrong):
         return None
+
+
+@repeated
+def _anchor(runtime: Runtime) -> str | None:
+    with runtime.storage.read() as connection:
+        return segments.anchor(connection)
+
+
+def _genuine(key: bytes | None, text: str | None) -> Anchor | None:
+    """What the export begins behind. One made without the key is left out, and what it hides is found."""
+    anchor = None if text is None else Anchor.parse(text)
+    return anchor if anchor is not None and (key is None or anchor.holds(key)) else None
+
+
+def _next_segment(runtime: Runtime, number: int, began_behind: str | None) -> Segment | None:
+    """The next segment. Raises Contended when the anchor is not the one of the beginning any more."""
+    segment, anchor = next_segment(runtime, number)
+    if anchor != began_behind:
+        raise Contended("the log was archived while it was exported", hint="repeat the command")
+    return segment
 
 
 class _Members:
@@ -125,8 +166,11 @@ class _Members:
         return self._sum.digest()
 
 
-def write_export(lines: Iterable[Line], path: Path) -> int:
-    """A new file of mode 0600 with these lines, whole or not there; how many lines. Raises InvalidInput."""
+def write_export(lines: Iterable[Line], path: Path, look: Callable[[Path], None] | None = None) -> int:
+    """A new file of mode 0600 with these lines, whole or not there; how many lines. Raises InvalidInput.
+
+    `look` gets it when it is on the disk and has another name yet; what it raises leaves no file.
+    """
     count = 0
 
     def write(building: Path) -> None:
@@ -137,6 +181,8 @@ def write_export(lines: Iterable[Line], path: Path) -> int:
                 count += 1
             file.flush()
             os.fsync(file.fileno())
+        if look is not None:
+            look(building)
 
     try:
         files.create(path, write)
@@ -234,6 +280,7 @@ class _Header(NamedTuple):
     exported_at: int
     since: int | None
     until: int | None
+    anchor: Anchor | None
 
 
 class _SegmentLine(NamedTuple):
@@ -417,6 +464,9 @@ class _Check:
     _before: _SegmentLine | None = None
     _header: _Header | None = None
     _sealed: bool = True
+    #: The number of the last segment that was archived before, and its MAC.
+    _archived: int = 0
+    _before_first: bytes | None = None
     _count: int = 0
     _line: int = 0
     _last: _Last | None = None
@@ -444,7 +494,7 @@ class _Check:
         self._line = line
         match entry:
             case _Header():
-                self._header = entry
+                self._begin(entry)
             case _SegmentLine():
                 self._close()
                 self._open(entry)
@@ -478,14 +528,17 @@ class _Check:
         first, mac = self.findings.first, None if self._last is None else self._last.mac
         if mac is None:
             # Where it is missing, or was taken away, a part cannot be told from what is left of a whole.
-            if header.since is not None and first is not None and first > 1:
+            if header.since is not None and first is not None and first > self._archived + 1:
                 self.findings.add(
                     FindingKind.CUT,
                     f"it begins with segment {first}, and no MAC says that it did when it was written",
                     segment=first,
                 )
             return False
-        ends = Ends(header.exported_at, header.since, header.until, first, self._head, self._behind.digest())
+        anchor = None if header.anchor is None else str(header.anchor)
+        ends = Ends(
+            header.exported_at, header.since, header.until, first, self._head, self._behind.digest(), anchor
+        )
         if hmac.compare_digest(mac, audit_chain.export_mac(self.key, ends)):
             return True
         self._add(
@@ -509,20 +562,36 @@ class _Check:
         self._count, self._members = 0, hashlib.sha256()
         self.findings.pass_segment(Head(segment.number, segment.mac, segment.sealed_at))
 
+    def _begin(self, header: _Header) -> None:
+        self._header = header
+        if header.anchor is None:
+            return
+        anchor = genuine_anchor(self.key, str(header.anchor), self.findings)
+        if anchor is not None:
+            self._archived = anchor.head.number
+            self._before_first = anchor.head.mac
+            self.findings.pass_archive(anchor.head)
+
     @property
     def _is_from_start(self) -> bool:
         return self._header is not None and self._header.since is None
 
     def _demand_next(self, segment: _SegmentLine) -> None:
         before = self._before
-        first = before.number + 1 if before else 1 if self._is_from_start else segment.number
+        start = self._archived + 1
+        first = before.number + 1 if before else start if self._is_from_start else max(start, segment.number)
+        previous = segment.previous
+        if before is not None:
+            previous = before.mac
+        elif segment.number == start and self._before_first is not None:
+            previous = self._before_first
         if segment.number < first:
             self._misplaced(self._line)
         elif segment.number > first:
             last = segment.number - 1
             missing = f"segment {first} is" if first == last else f"the segments {first} to {last} are"
             self.findings.add(FindingKind.MISSING_SEGMENT, f"{missing} missing", segment=first)
-        elif segment.previous != (before.mac if before else segment.previous):
+        elif segment.previous != previous:
             self.findings.add(
                 FindingKind.EDITED_SEGMENT,
                 "it is not chained to the segment before it",
@@ -627,7 +696,10 @@ def _header(fields: Line) -> _Header:
     if fields["tokenctl_audit"] != FORMAT or isinstance(fields["tokenctl_audit"], bool):
         raise _Wrong(f"its form is not {FORMAT}, the one that this release reads")
     since, until = (None if fields[name] is None else _instant(fields, name) for name in ("since", "until"))
-    return _Header(_instant(fields, "exported_at"), since, until)
+    anchor = Anchor.parse(_text(fields, "archived") or "") if "archived" in fields else None
+    if anchor is None and "archived" in fields:
+        raise _Wrong("archived is a head, an instant and 64 hex digits")
+    return _Header(_instant(fields, "exported_at"), since, until, anchor)
 
 
 def _segment_line(fields: Line) -> _SegmentLine:
@@ -682,6 +754,7 @@ _KINDS: tuple[tuple[set[str], Callable[[Line], _Entry]], ...] = (
     ({"segment"}, _unsealed_line),
     ({"head", "mac"}, _last_line),
     ({"tokenctl_audit", "exported_at", "since", "until"}, _header),
+    ({"tokenctl_audit", "exported_at", "since", "until", "archived"}, _header),
 )
 
 

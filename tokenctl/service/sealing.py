@@ -13,11 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from tokenctl.core import audit_chain
+from tokenctl.core.audit_chain import Anchor, Head
 from tokenctl.errors import TokenctlError
 from tokenctl.service.revocation import Stop, never
 from tokenctl.service.runtime import Runtime
 from tokenctl.service.transactions import repeated
 from tokenctl.storage import events, segments
+from tokenctl.storage.engine import Connection
 from tokenctl.storage.segments import MOST_EVENTS, Segment
 
 #: After so many segments the log goes into the file, between two transactions: see `service.purge`.
@@ -87,7 +89,7 @@ def _first_unsealed(runtime: Runtime, first: int | None) -> int | None:
 def _seal_chunk(runtime: Runtime, key: bytes, first: int) -> list[int]:
     """One transaction: the ids of the events that it sealed, from `first` on, in order."""
     with runtime.storage.write() as connection:
-        head = segments.head(connection)
+        head = segments.head(connection) or _archived(connection, key)
         taken = segments.take_unsealed(connection, first)
         if not taken:
             return []
@@ -104,3 +106,10 @@ def _seal_chunk(runtime: Runtime, key: bytes, first: int) -> list[int]:
         event_ids = [event.id for event in taken]
         segments.insert(connection, new, event_ids)
     return event_ids
+
+
+def _archived(connection: Connection, key: bytes) -> Head | None:
+    """The last archived segment, where nothing is behind it: somebody cut it off."""
+    text = segments.anchor(connection)
+    anchor = None if text is None else Anchor.parse(text)
+    return anchor.head if anchor is not None and anchor.holds(key) else None

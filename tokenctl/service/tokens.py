@@ -46,7 +46,7 @@ from tokenctl.service.targets import Look, Report, Target, Targets
 from tokenctl.service.transactions import repeated
 from tokenctl.service.users import ClientService, UserService
 from tokenctl.settings import Settings, mask_password
-from tokenctl.storage import events, tokens
+from tokenctl.storage import events, segments, tokens
 from tokenctl.storage.events import Event
 from tokenctl.storage.plans import Plan
 from tokenctl.storage.users import User
@@ -64,7 +64,8 @@ _TIMELINE = 1_000
 class Inspection:
     """What is known of a login. `presented` and `judgement` are set when it was named by a string.
 
-    `events` are the newest 1,000 of it; `events_complete`, whether these are all.
+    `events` are the newest 1,000 of it; `events_complete`, whether the database has no more. archived_before:
+    set (µs) when those before that instant may have been archived with the audit log.
     """
 
     token: RefreshToken
@@ -72,6 +73,7 @@ class Inspection:
     now: int
     events: list[Event]
     events_complete: bool
+    archived_before: int | None = None
     presented: PresentedToken | None = None
     judgement: Judgement | None = None
 
@@ -301,6 +303,7 @@ class TokenService:
         with self._runtime.storage.read() as connection:
             row = tokens.get(connection, token_id)
             timeline = events.tail(connection, limit=_TIMELINE + 1, token_id=token_id)
+            archived_before = segments.archived_before(connection)
         if row is None:
             raise TokenNotFound(f"there is no refresh token {token_id}; it may have been purged")
         now = self._runtime.clock()
@@ -308,12 +311,15 @@ class TokenService:
         if presented is not None:
             shown = Presented(presented.generation, presented.secret_hash, client_id or row.client_id)
             judgement = judge(row, shown, now, self._runtime.policy)
+        if archived_before is not None and not _may_lack(timeline, row, archived_before):
+            archived_before = None
         return Inspection(
             token=row,
             state=row.state(now),
             now=now,
             events=timeline[-_TIMELINE:],
             events_complete=len(timeline) <= _TIMELINE,
+            archived_before=archived_before,
             presented=presented,
             judgement=judgement,
         )
@@ -626,6 +632,11 @@ class TokenService:
             progress=progress,
             actor=self._runtime.who(actor),
         )
+
+
+def _may_lack(timeline: list[Event], row: RefreshToken, before: int) -> bool:
+    """Whether it may have had events before that instant (µs): the first of all tells of its issue."""
+    return row.created_at < before and not any(event.type == "token.issue" for event in timeline)
 
 
 def _named_id(target: str) -> str:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tokenctl.core import audit_chain
-from tokenctl.core.audit_chain import MEMBER_BYTES, NO_SEGMENT, Head, StoredEvent, event_mac
-from tokenctl.errors import DatabaseReadOnly
+from tokenctl.core.audit_chain import MEMBER_BYTES, NO_SEGMENT, Anchor, Head, StoredEvent, event_mac
+from tokenctl.errors import DatabaseReadOnly, InvalidInput
 from tokenctl.service.revocation import Progress, unseen
 from tokenctl.service.runtime import Runtime
 from tokenctl.service.sealing import seal
@@ -33,6 +33,7 @@ class FindingKind(StrEnum):
     DELETED_EVENT = "deleted_event"
     INSERTED_EVENT = "inserted_event"
     EDITED_SEGMENT = "edited_segment"
+    EDITED_ANCHOR = "edited_anchor"
     EDITED_EXPORT = "edited_export"
     MISSING_SEGMENT = "missing_segment"
     CUT = "cut"
@@ -55,7 +56,8 @@ class Verification:
     """What a verification saw: so many events in so many segments, and so many in none.
 
     `first` is the number of the oldest segment and `head` the newest one; None when there is none. `findings`
-    are the first 1,000 in the order of the chain, and `found` is how many there are.
+    are the first 1,000 in the order of the chain, and `found` is how many there are. archived: the number of
+    the last segment that was archived; None when none was.
 
     Of an export: `since` and `until` (µs) as its first line has them; `ends_proven`, whether a MAC says that
     it begins and ends where it did when it was written. Of a database that is None.
@@ -68,6 +70,7 @@ class Verification:
     head: Head | None
     findings: tuple[Finding, ...]
     found: int
+    archived: int | None = None
     since: int | None = None
     until: int | None = None
     ends_proven: bool | None = None
@@ -89,6 +92,7 @@ class Findings:
     unsealed: int = 0
     first: int | None = None
     head: Head | None = None
+    archived: Head | None = None
     found: int = 0
     _first_ones: list[Finding] = field(default_factory=list)
     _met: bool = False
@@ -106,6 +110,23 @@ class Findings:
         self.segments += 1
         self.first = head.number if self.first is None else self.first
         self.head = head
+        self._meet(head)
+
+    def pass_archive(self, head: Head) -> None:
+        """What comes now is behind the segments up to that one, which were archived."""
+        self.archived = head
+        self._meet(head)
+
+    def demand_not_archived(self, last: Head) -> None:
+        """Raises InvalidInput for a kept head of a segment before that one, which is not here any more."""
+        if self.kept is not None and not self._met and self.kept.number < last.number:
+            raise InvalidInput(
+                f"the kept head is of segment {self.kept.number}, and the segments 1 to {last.number} are "
+                "archived: nothing here can prove it",
+                hint=f"tokenctl audit verify --head {self.kept} --export FILE, with the archive that has it",
+            )
+
+    def _meet(self, head: Head) -> None:
         if self.kept is None or self.kept.number != head.number:
             return
         self._met = True
@@ -120,7 +141,9 @@ class Findings:
         """At the end of the chain."""
         if self.kept is not None and not self._met:
             there = "there is no segment"
-            if self.head is not None:
+            if self.archived is not None:
+                there = f"there is none behind {self.archived.number}, the last that is archived"
+            if self.head is not None and self.first is not None:
                 there = f"the chain begins with {self.first} and ends with {self.head.number}"
             self.add(
                 FindingKind.CUT,
@@ -135,6 +158,7 @@ class Findings:
             head=self.head,
             findings=tuple(self._first_ones),
             found=self.found,
+            archived=None if self.archived is None else self.archived.number,
         )
 
 
@@ -154,11 +178,18 @@ class _Walk:
         self._findings = findings
         self._key = runtime.keys.audit
         self._number = 0
+        #: The number of the last segment that was archived.
+        self._archived = 0
+        self._anchor: str | None = None
         #: What the next segment may be chained to; nothing when the segment before it is missing.
         self._previous: set[bytes] = {NO_SEGMENT}
 
     def run(self) -> Verification:
         while (segment := self._next()) is not None:
+            if segment.number <= self._archived:
+                self._edited(segment, "it was archived, and is there again")
+                self._number = segment.number
+                continue
             self._demand_next(segment)
             self._findings.pass_segment(Head(segment.number, segment.mac, segment.sealed_at))
             self._demand_mac(segment)
@@ -168,7 +199,7 @@ class _Walk:
         return self._findings.result()
 
     def _demand_next(self, segment: Segment) -> None:
-        first, last = self._number + 1, segment.number - 1
+        first, last = max(self._number, self._archived) + 1, segment.number - 1
         if first > last:
             return
         named = _count_naming(self._runtime, first, last)
@@ -239,7 +270,10 @@ class _Walk:
 
     def _missing(self, number: int, event_ids: list[int]) -> None:
         """Events that the segment lists and that do not name it."""
-        named = _named_segments(self._runtime, event_ids)
+        named, anchor = _named_segments(self._runtime, event_ids)
+        self._take_anchor(anchor)
+        if number <= self._archived:  # archived while we looked at it
+            return
         for event_id in event_ids:
             if event_id not in named:
                 kind, detail = FindingKind.DELETED_EVENT, "it was sealed, and is not there any more"
@@ -251,7 +285,7 @@ class _Walk:
     def _look_behind(self) -> None:
         """What names no segment of the chain, and what is not sealed."""
         after: int | None = None
-        while page := _strays(self._runtime, self._number, after):
+        while page := _strays(self._runtime, max(self._number, self._archived), self._archived, after):
             for event_id, number in page:
                 self._findings.add(
                     FindingKind.INSERTED_EVENT,
@@ -263,17 +297,47 @@ class _Walk:
         self._findings.unsealed = _count_unsealed(self._runtime)
 
     def _next(self) -> Segment | None:
-        return next_segment(self._runtime, self._number)
+        """The next segment. What is archived while we are on our way is passed over."""
+        segment, anchor = next_segment(self._runtime, self._number)
+        self._take_anchor(anchor)
+        return segment
+
+    def _take_anchor(self, text: str | None) -> None:
+        if text is None or text == self._anchor:
+            return
+        self._anchor = text
+        anchor = genuine_anchor(self._key, text, self._findings)
+        if anchor is None:
+            return
+        self._archived = anchor.head.number
+        if self._number < self._archived:
+            self._findings.demand_not_archived(anchor.head)
+            self._findings.pass_archive(anchor.head)
+            self._previous = {anchor.head.mac}
+
+
+def genuine_anchor(key: bytes, text: str | None, findings: Findings) -> Anchor | None:
+    """What stands for the archived segments; when that is none of ours, it is found and not believed."""
+    anchor = None if text is None else Anchor.parse(text)
+    if anchor is not None and anchor.holds(key):
+        return anchor
+    if text is not None:
+        findings.add(
+            FindingKind.EDITED_ANCHOR,
+            "what says how far the log was archived was changed, or made without the key, and proves nothing",
+            segment=None,
+        )
+    return None
 
 
 # --- one transaction each --------------------------------------------------------------------
 
 
 @repeated
-def next_segment(runtime: Runtime, number: int) -> Segment | None:
-    """The next segment behind that number."""
+def next_segment(runtime: Runtime, number: int) -> tuple[Segment | None, str | None]:
+    """The next segment behind that number, and the anchor as it stands at that time."""
     with runtime.storage.read() as connection:
-        return segments.next_after(connection, number)
+        return segments.next_after(connection, number), segments.anchor(connection)
 
 
 @repeated
@@ -284,9 +348,9 @@ def events_of(runtime: Runtime, number: int, after: int | None) -> list[StoredEv
 
 
 @repeated
-def _named_segments(runtime: Runtime, event_ids: list[int]) -> dict[int, int | None]:
+def _named_segments(runtime: Runtime, event_ids: list[int]) -> tuple[dict[int, int | None], str | None]:
     with runtime.storage.read() as connection:
-        return segments.named_segments(connection, event_ids)
+        return segments.named_segments(connection, event_ids), segments.anchor(connection)
 
 
 @repeated
@@ -296,9 +360,9 @@ def _count_naming(runtime: Runtime, first: int, last: int) -> int:
 
 
 @repeated
-def _strays(runtime: Runtime, number: int, after: int | None) -> list[tuple[int, int]]:
+def _strays(runtime: Runtime, number: int, archived: int, after: int | None) -> list[tuple[int, int]]:
     with runtime.storage.read() as connection:
-        return segments.strays(connection, number, after=after)
+        return segments.strays(connection, number, archived=archived, after=after)
 
 
 @repeated

@@ -1,4 +1,4 @@
-"""Rows of segments, and the events as the seal sees them: all columns, as they are stored.
+"""Rows of segments, the anchor of those that were archived, and the events as the seal sees them.
 
 Functions take a connection inside a transaction and never commit. What the MACs are over is
 `core.audit_chain`.
@@ -14,14 +14,16 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.sql import ColumnElement, Select
 
-from tokenctl.core.audit_chain import Head, StoredEvent
+from tokenctl.core.audit_chain import Anchor, Head, StoredEvent
 from tokenctl.storage.events import read_value, readable
-from tokenctl.storage.schema import events, segments
+from tokenctl.storage.schema import events, meta, segments
 
 #: Events in one read.
 CHUNK = 1_000
 #: Events in one segment: while they are sealed, nobody else writes to SQLite.
 MOST_EVENTS = 500
+#: The meta row that is the anchor: what it says of the archived segments is `audit_chain.Anchor`.
+AUDIT_ANCHOR = "audit_anchor"
 #: Among so many ids in a row there are enough unsealed events, when there is more than a handful.
 WINDOW = 4 * MOST_EVENTS
 
@@ -128,14 +130,14 @@ def events_behind(
     return _page(connection, sa.and_(*conditions), after)
 
 
-def strays(connection: Connection, number: int, *, after: int | None) -> list[tuple[int, int]]:
+def strays(connection: Connection, number: int, *, archived: int, after: int | None) -> list[tuple[int, int]]:
     """The next events that name a segment which cannot be there: id and segment; at most CHUNK.
 
-    That is, one before the first or behind that number, and which does not exist.
+    That is, one of those up to `archived` or behind that number, and which does not exist.
     """
     exists = sa.exists().where(segments.c.number == events.c.segment)
     statement = sa.select(events.c.id, events.c.segment).where(
-        sa.or_(events.c.segment > number, events.c.segment < 1), sa.not_(exists), *_behind(after)
+        sa.or_(events.c.segment > number, events.c.segment <= archived), sa.not_(exists), *_behind(after)
     )
     return [(row.id, row.segment) for row in connection.execute(statement.order_by(events.c.id).limit(CHUNK))]
 
@@ -163,6 +165,69 @@ def bounds(connection: Connection, since: int | None, until: int | None) -> tupl
     statement = sa.select(sa.func.min(of), sa.func.max(of)).where(of.is_not(None), *_period(since, until))
     first, last = connection.execute(statement).one()
     return None if first is None else (first, last)
+
+
+# --- archiving -------------------------------------------------------------------------------
+
+
+def anchor(connection: Connection) -> str | None:
+    """The text that stands for the archived segments; None when there is none."""
+    found: str | None = connection.scalar(sa.select(meta.c.value).where(meta.c.key == AUDIT_ANCHOR))
+    return found
+
+
+def archived_before(connection: Connection) -> int | None:
+    """The instant (µs) before which events may have been archived; whether that is proven is not asked."""
+    text = anchor(connection)
+    found = None if text is None else Anchor.parse(text)
+    return None if found is None else found.before
+
+
+def last_before(connection: Connection, at: int, *, behind: int, now: int) -> int:
+    """The number of the last segment up to which all behind `behind` may be archived; `behind` when none may.
+
+    All of their events and seals are older than `at` (µs); those that are ahead of `now` (µs) are of a clock
+    that was put right since. Never the newest segment, nor one from that of the newest purge on: what was
+    written since tells the next purge whether the clock is right. Without any purge one old segment stays
+    for it.
+    """
+    s, e = segments.c, events.c
+    bounds = [
+        connection.scalar(
+            sa.select(sa.func.min(s.number)).where(s.number > behind, s.sealed_at.between(at, now))
+        ),
+        connection.scalar(sa.select(sa.func.min(e.segment)).where(e.segment > behind, e.at.between(at, now))),
+        connection.scalar(sa.select(sa.func.max(s.number))),
+    ]
+    purges = sa.select(e.segment).where(e.type == "purge").limit(1)
+    last_ones = (
+        connection.execute(purges.order_by(e.id.desc())).first(),
+        connection.execute(purges.where(e.at <= now).order_by(e.at.desc(), e.id.desc())).first(),
+    )
+    bounds += [row.segment for row in last_ones if row is not None]
+    bound = min((each for each in bounds if each is not None), default=0)
+    old = sa.select(sa.func.max(s.number)).where(s.number > behind, s.number < bound, s.sealed_at < at)
+    last: int = connection.scalar(old) or behind
+    return max(last - (None in last_ones), behind)
+
+
+def count_between(connection: Connection, first: int, last: int) -> int:
+    """How many events these segments say that they hold."""
+    counted = sa.select(sa.func.sum(segments.c.events)).where(segments.c.number.between(first, last))
+    return int(connection.scalar(counted) or 0)
+
+
+def delete(connection: Connection, number: int) -> int:
+    """Delete that segment with its events; how many events these were."""
+    connection.execute(sa.delete(segments).where(segments.c.number == number))
+    return connection.execute(sa.delete(events).where(events.c.segment == number)).rowcount
+
+
+def set_anchor(connection: Connection, text: str) -> None:
+    """Put it in the place of the one before."""
+    changed = connection.execute(sa.update(meta).where(meta.c.key == AUDIT_ANCHOR).values(value=text))
+    if not changed.rowcount:
+        connection.execute(sa.insert(meta).values(key=AUDIT_ANCHOR, value=text))
 
 
 def _period(since: int | None, until: int | None) -> list[ColumnElement[bool]]:
