@@ -278,7 +278,7 @@ def test_output(case: Case, warm: Warm, prepared: tuple[Path, str], ids: set[str
     lines = []
     for ran in runs:
         out, err = (
-            _masked(text, ids, durations="purge" in case.argv).replace(str(tmp_path), "…")
+            _without_place(_masked(text, ids, durations="purge" in case.argv), tmp_path)
             for text in (ran.stdout, ran.stderr)
         )
         lines += [f"$ tokenctl {ran.command}\n", out, *(f"! {line}\n" for line in err.splitlines())]
@@ -291,6 +291,13 @@ def test_output(case: Case, warm: Warm, prepared: tuple[Path, str], ids: set[str
     assert shown == golden.read_text(encoding="utf-8")
     for ran in runs:
         _demand_form(ran)
+
+
+def _without_place(text: str, place: Path) -> str:
+    """A place is as long as it is on that machine, so the columns of a table that shows it move."""
+    if str(place) not in text:
+        return text
+    return re.sub(r"(?<=\S) {2,}", "  ", text.replace(str(place), "…"))
 
 
 def _demand_form(ran: Ran) -> None:
