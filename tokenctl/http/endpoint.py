@@ -165,7 +165,7 @@ def _succeeded(endpoint: Endpoint, call: Call, result: Result) -> tuple[int, Hea
     content, status = answer.content, answer.status or endpoint.status
     body = content if isinstance(content, bytes) else b"" if content is None else msgspec.json.encode(content)
     headers = [*endpoint.base_headers, *answer.headers, (b"x-request-id", call.request_id.encode())]
-    if status != 204:  # RFC 9110 §8.6: no Content-Length there
+    if status not in (204, 304):  # RFC 9110 §8.6: no Content-Length there, or not this one
         content_type = answer.content_type or endpoint.content_type
         headers += [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
     return status, headers, body

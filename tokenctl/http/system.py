@@ -1,7 +1,8 @@
-"""The handlers for whoever runs the server: health, metrics, and the documentation from local files."""
+"""Health, metrics, and from local files the documentation and the browser client."""
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ _TYPES = {
     ".css": b"text/css; charset=utf-8",
     ".png": b"image/png",
 }
+_CONSOLE = Path(__file__).parent.parent / "console"
+_CLIENT_FILES = {"tokenctl.js": _TYPES[".js"], "tokenctl.d.ts": b"text/plain; charset=utf-8"}
 # Swagger UI sets styles from its script; everything else comes from this server or not at all.
 _POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -58,6 +61,25 @@ def _file(name: str) -> bytes:
         if path.name == name and path.suffix in _TYPES:
             return path.read_bytes()
     raise NoSuchRoute("there is no such file of the documentation")
+
+
+async def browser_client(call: Call, _: None) -> Answer:
+    """The browser client, one ES module, and its types."""
+    name = call.path_params["file"]
+    content = _client_file(name)
+    tag = b'"%s"' % hashlib.sha256(content).hexdigest()[:32].encode()
+    headers = [(b"etag", tag)]
+    # A proxy that compresses sends a weak one back (`W/"…"`), and a cache may send several.
+    if tag in call.headers.get(b"if-none-match", b""):
+        return Answer(None, headers, status=304)
+    return Answer(content, headers, content_type=_CLIENT_FILES[name])
+
+
+@lru_cache
+def _client_file(name: str) -> bytes:
+    if name not in _CLIENT_FILES:
+        raise NoSuchRoute("there is no such file of the browser client: tokenctl.js is its module")
+    return (_CONSOLE / name).read_bytes()
 
 
 # Asked for anew each time: after an upgrade old and new files must not mix.
@@ -105,6 +127,15 @@ ENDPOINTS = (
         path="/docs/{file}",
         handler=documentation,
         summary="A file of Swagger UI",
+        tag="system",
+        cache=_CACHED,
+        documented=False,
+    ),
+    Endpoint(
+        method="GET",
+        path="/client/{file}",
+        handler=browser_client,
+        summary="The browser client",
         tag="system",
         cache=_CACHED,
         documented=False,

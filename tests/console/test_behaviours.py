@@ -1,0 +1,628 @@
+"""What the browser client promises, each promise by its number: in a real Chromium, against a real server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.console.conftest import LIFE, Api, Desk, Tab, as_json
+
+pytestmark = pytest.mark.browser
+
+BURST = """
+const got = await Promise.allSettled(Array.from({ length: 20 }, () => auth.fetch("/auth/me")));
+return got.map((each) => each.value?.status ?? String(each.reason));
+"""
+LOCAL = 'mode: "token", storage: "local"'
+COOKIE_LOCAL = 'storage: "local"'
+NO_LOCKS = "delete Navigator.prototype.locks;"
+NO_CHANNEL = "delete window.BroadcastChannel;"
+
+
+def _desk(request: pytest.FixtureRequest, options: str) -> Desk:
+    """The server that these options are for."""
+    desk: Desk = request.getfixturevalue("token_desk" if "token" in options else "desk")
+    return desk
+
+
+def _three(desk: Desk, options: str, *preludes: str) -> list[Tab]:
+    """Three tabs that share a login whose access token is over."""
+    first = desk.tab(options, *preludes)
+    first.log_in()
+    tabs = [first, *(desk.tab(options, *preludes) for _ in range(2))]
+    for tab in tabs[1:]:
+        assert tab.run("return auth.resume();")
+    desk.expire(*tabs)
+    return tabs
+
+
+# --- 1, 2, 3: one refresh ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options", ["", COOKIE_LOCAL, LOCAL, 'mode: "token"'], ids=["cookie", "cookie local", "local", "memory"]
+)
+def test_01_calls_at_once_cause_one_refresh(request: pytest.FixtureRequest, options: str) -> None:
+    desk = _desk(request, options)
+    tab = desk.tab(options)
+    tab.log_in()
+    desk.expire(tab)
+    assert tab.run(BURST) == [200] * 20
+    assert len(desk.refreshes()) == 1
+    assert tab.events() == ["login", "refreshed"]
+
+
+@pytest.mark.parametrize("options", ["", LOCAL], ids=["channel", "store"])
+def test_02_who_waited_for_the_lock_adopts(request: pytest.FixtureRequest, options: str) -> None:
+    desk = _desk(request, options)
+    one, two, _ = _three(desk, options)
+    desk.fault("delay", milliseconds=1000)
+    one.start("return auth.getToken();")
+    two.start("return auth.getToken();")  # it finds the lock taken
+    assert one.finish() == two.finish()
+    assert two.run("return page.count('/auth/refresh');") == 0
+    assert len(desk.refreshes()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "preludes"),
+    [("", ()), (COOKIE_LOCAL, (NO_CHANNEL,)), (LOCAL, ()), (LOCAL, (NO_CHANNEL,))],
+    ids=["channel", "cookie and storage event", "channel and store", "storage event"],
+)
+@pytest.mark.parametrize("delay", [0, 500])
+def test_03_three_tabs_refresh_once(
+    request: pytest.FixtureRequest, options: str, preludes: tuple[str, ...], delay: int
+) -> None:
+    desk = _desk(request, options)
+    tabs = _three(desk, options, *preludes)
+    if delay:
+        desk.fault("delay", milliseconds=delay)
+    for tab in tabs:
+        tab.start(BURST)
+    assert [tab.finish() for tab in tabs] == [[200] * 20] * 3
+    assert len(desk.refreshes()) == 1
+    assert sorted(tab.events()[-1] for tab in tabs) == ["adopted", "adopted", "refreshed"]
+
+
+@pytest.mark.parametrize("options", ["", LOCAL], ids=["cookie", "local"])
+def test_03_a_lost_answer_logs_nobody_out(request: pytest.FixtureRequest, options: str) -> None:
+    desk = _desk(request, options)
+    tabs = _three(desk, options)
+    desk.fault("drop", count=2)
+    for tab in tabs:
+        tab.start(BURST)
+    assert [tab.finish() for tab in tabs] == [[200] * 20] * 3
+    assert "status=401" not in "".join(desk.refreshes())
+    assert all("ended" not in tab.events() for tab in tabs)
+
+
+# --- 4, 5, 6, 7: the lock ------------------------------------------------------------------------
+
+
+def test_04_no_callback_is_under_the_lock(desk: Desk) -> None:
+    tab = desk.tab()
+    tab.run(
+        """
+        window.free = [];
+        auth.subscribe(async () => {
+          const { held } = await navigator.locks.query();
+          window.free.push(held.length === 0);
+          await new Promise(() => {});
+        });
+        """
+    )
+    tab.log_in()
+    desk.expire(tab)
+    assert tab.run("await auth.getToken(); await page.sleep(100); return window.free;") == [True, True]
+
+
+def test_04_a_lock_that_is_not_given_back_is_waited_for_5_s(desk: Desk) -> None:
+    tab, other = desk.tab(), desk.tab()
+    tab.log_in()
+    desk.expire(tab)
+    other.run(
+        "const { held } = await navigator.locks.query(); const name = `tokenctl ${given} default`;"
+        "const never = new Promise(() => {});"
+        "await new Promise((got) => navigator.locks.request(name, () => { got(); return never; }));",
+        desk.url,
+    )
+    tab.start(
+        "const before = performance.now(); const token = await auth.getToken();"
+        "return [typeof token, performance.now() - before >= 4_900];"
+    )
+    assert tab.finish() == ["string", True]
+
+
+@pytest.mark.parametrize("preludes", [(), (NO_LOCKS, NO_CHANNEL)], ids=["locks", "no locks"])
+def test_05_a_callback_may_wait_for_a_token(desk: Desk, preludes: tuple[str, ...]) -> None:
+    tab = desk.tab("", *preludes)
+    tab.run(
+        """
+        window.calls = [];
+        auth.subscribe((event) => { window.calls.push(auth.getToken()); });
+        auth.subscribe((event) => { window.calls.push(auth.fetch("/auth/me")); });
+        auth.subscribe(() => { throw new Error("the page's own mistake"); });
+        """
+    )
+    tab.log_in()
+    desk.expire(tab)
+    tab.run("await auth.getToken();")
+    assert tab.run("return (await Promise.all(window.calls)).length;") == 4
+
+
+def test_05_dispose_removes_every_timer_and_listener(desk: Desk) -> None:
+    tab = desk.tab()
+    counts = "return [page.timers.size, page.listeners, page.channels];"
+    assert tab.run(counts) == [0, 4, 1]
+    tab.log_in()
+    assert tab.run(counts) == [1, 4, 1]
+    desk.expire(tab)
+    desk.fault("unavailable", count=100)
+    tab.start("return auth.getToken({ signal: new AbortController().signal });")
+    tab.run("while (page.count('/auth/refresh') < 2) await page.sleep(10);")
+    assert tab.run(f"auth.dispose(); auth.dispose(); await page.sleep(100); {counts}") == [0, 0, 0]
+    refused = "return window.started.catch((error) => error.code);"
+    assert tab.run(refused) == "disposed"
+    assert tab.run("return auth.fetch('/auth/me').catch((error) => error.code);") == "disposed"
+
+
+def test_05_dispose_removes_the_listener_of_the_store(token_desk: Desk) -> None:
+    tab = token_desk.tab(LOCAL)
+    counts = "return [page.timers.size, page.listeners, page.channels];"
+    assert tab.run(counts) == [0, 5, 1]
+    assert tab.run(f"auth.dispose(); {counts}") == [0, 0, 0]
+
+
+@pytest.mark.parametrize("options", ["", LOCAL], ids=["cookie", "local"])
+def test_06_closing_the_tab_that_refreshes_logs_nobody_out(
+    request: pytest.FixtureRequest, options: str
+) -> None:
+    desk = _desk(request, options)
+    one, two, three = _three(desk, options)
+    desk.fault("delay", milliseconds=2000)
+    one.start("return auth.getToken();")
+    one.run("while (page.count('/auth/refresh') < 1) await page.sleep(10);")
+    two.start(BURST)
+    three.start(BURST)
+    one.close()
+    assert [two.finish(), three.finish()] == [[200] * 20] * 2
+    assert "status=401" not in "".join(desk.refreshes())
+    # What the closed tab left behind at the server has come to its end: the login still goes on.
+    desk.expire(two)
+    assert two.run(BURST) == [200] * 20
+
+
+@pytest.mark.parametrize("preludes", [(NO_LOCKS,), (NO_CHANNEL,), (NO_LOCKS, NO_CHANNEL)])
+@pytest.mark.parametrize("options", ["", LOCAL], ids=["cookie", "local"])
+def test_07_without_locks_or_channel(
+    request: pytest.FixtureRequest, options: str, preludes: tuple[str, ...]
+) -> None:
+    desk = _desk(request, options)
+    tabs = _three(desk, options, *preludes)
+    for _ in range(2):
+        for tab in tabs:
+            tab.start(BURST)
+        assert [tab.finish() for tab in tabs] == [[200] * 20] * 3
+        desk.expire(*tabs)
+    assert all("ended" not in tab.events() for tab in tabs)
+
+
+# --- 8, 9: time ----------------------------------------------------------------------------------
+
+
+def test_08_the_refresh_is_planned_ahead_with_jitter(desk: Desk) -> None:
+    tab = desk.tab()
+    waits = []
+    for _ in range(5):
+        tab.log_in()
+        waits += tab.run("return [...page.timers.values()];")
+    lead = min(60, 0.2 * LIFE) * 1000
+    assert len(waits) == 5
+    assert all(LIFE * 1000 - lead - 100 <= wait <= LIFE * 1000 - 0.8 * lead for wait in waits)
+    assert max(waits) - min(waits) > 100  # of 2,400 that the jitter may be
+
+
+def test_08_a_token_near_its_end_is_used_and_renewed_beside(desk: Desk) -> None:
+    tab = desk.tab()
+    token = tab.log_in()
+    desk.mark()
+    near = f"""
+        page.pass({LIFE * 850});
+        const token = await auth.getToken();
+        for (let i = 0; i < 1000 && !page.count("/auth/refresh"); i += 1) await page.sleep(10);
+        return [token, page.count("/auth/refresh")];
+    """
+    assert tab.run(near) == [token, 1]
+    tab.run("while (!page.events.some((event) => event.type === 'refreshed')) await page.sleep(10);")
+    assert tab.run("return auth.getToken();") != token
+    assert len(desk.refreshes()) == 1
+
+
+def test_08_nobody_has_to_call(desk: Desk) -> None:
+    tab = desk.tab()
+    tab.log_in()
+    desk.mark()
+    tab.run(f"page.pass({LIFE * 850}); dispatchEvent(new Event('focus'));")
+    tab.run("while (!page.events.some((event) => event.type === 'refreshed')) await page.sleep(10);")
+    assert len(desk.refreshes()) == 1
+
+
+def test_08_waking_refreshes_before_the_first_request(desk: Desk) -> None:
+    tab = desk.tab()
+    tab.log_in()
+    desk.post("/dev/clock", {"seconds": 7200})
+    # Asleep: the monotonic clock of this platform stood still, and no timer came.
+    tab.run("page.wall += 7_200_000; page.calls.length = 0;")
+    assert tab.run("return (await auth.fetch('/auth/me')).status;") == 200
+    paths = tab.run("return page.calls.map((call) => [call.path, call.status]);")
+    assert paths == [["/auth/refresh", 200], ["/auth/me", 200]]
+
+
+def test_09_the_life_is_counted_on_the_monotonic_clock(desk: Desk) -> None:
+    tab = desk.tab()
+    tab.log_in()
+    desk.post("/dev/clock", {"seconds": LIFE + 1})
+    script = f"""
+        page.calls.length = 0;
+        page.wall -= 3_600_000; // somebody sets it back
+        page.steady += {(LIFE + 1) * 1000};
+        await auth.fetch("/auth/me");
+        return page.calls.map((call) => [call.path, call.status]);
+    """
+    assert tab.run(script) == [["/auth/refresh", 200], ["/auth/me", 200]]
+
+
+@pytest.mark.parametrize("skew", [-3_600_000, 3_600_000])
+@pytest.mark.parametrize("options", ["", LOCAL], ids=["cookie", "local"])
+def test_09_a_skewed_clock_causes_no_loop(request: pytest.FixtureRequest, options: str, skew: int) -> None:
+    desk = _desk(request, options)
+    tab = desk.tab(options, f"page.wall = {skew};")
+    tab.log_in()
+    desk.mark()
+    for _ in range(3):
+        assert tab.run(BURST) == [200] * 20
+    assert desk.refreshes() == []
+    tab.run(f"page.wall = {-skew};")  # somebody sets the clock, by two hours
+    for _ in range(3):
+        assert tab.run(BURST) == [200] * 20
+    assert len(desk.refreshes()) <= 1
+
+
+def test_09_tabs_that_disagree_on_the_time_do_not_refresh_in_turn(token_desk: Desk) -> None:
+    early, late = (token_desk.tab(LOCAL, f"page.wall = {skew};") for skew in (-3_600_000, 3_600_000))
+    early.log_in()
+    late.run("await auth.resume(); await page.sleep(200);")
+    token_desk.mark()
+    for _ in range(3):
+        assert [tab.run(BURST) for tab in (early, late)] == [[200] * 20] * 2
+    assert len(token_desk.refreshes()) <= 1
+
+
+# --- 10, 11, 12, 13: what an answer means --------------------------------------------------------
+
+
+def _with_api(desk: Desk, api: Api, options: str = 'mode: "token"') -> Tab:
+    tab = desk.tab(f"{options}, allowedOrigins: ['{api.url}']")
+    tab.log_in()
+    desk.mark()
+    return tab
+
+
+def _call(tab: Tab, url: str, init: str = "{}") -> Any:
+    return tab.run(
+        f"const got = await auth.fetch(given, {init}); return [got.status, await got.text()];", url
+    )
+
+
+def test_10_a_401_causes_one_refresh_and_one_retry(token_desk: Desk, api: Api) -> None:
+    tab = _with_api(token_desk, api)
+    api.refused.add(tab.run("return auth.getToken();"))
+    assert _call(tab, f"{api.url}/ok") == [200, ""]
+    assert len(api.tokens("/ok")) == 2
+    assert len(token_desk.refreshes()) == 1
+
+
+def test_10_a_second_401_surfaces(token_desk: Desk, api: Api) -> None:
+    tab = _with_api(token_desk, api)
+    assert _call(tab, f"{api.url}/401") == [401, ""]
+    assert len(set(api.tokens("/401"))) == 2
+    assert len(token_desk.refreshes()) == 1
+
+
+def test_10_a_403_never_refreshes(token_desk: Desk, api: Api) -> None:
+    tab = _with_api(token_desk, api)
+    assert _call(tab, f"{api.url}/403") == [403, ""]
+    assert token_desk.refreshes() == []
+
+
+@pytest.mark.parametrize("path", ["/auth/refresh", "/auth/login", "/auth/logout"])
+def test_10_its_own_calls_are_not_intercepted(token_desk: Desk, path: str) -> None:
+    tab = token_desk.tab('mode: "token"')
+    tab.log_in()
+    token_desk.mark()
+    init = "{ method: 'POST', headers: { 'Content-Type': 'application/json' }, body: given }"
+    body = as_json({"refresh_token": "x"} if path != "/auth/login" else {"username": "x", "password": "y"})
+    assert tab.run(f"return (await auth.fetch('{path}', {init})).status;", body) == 401
+    assert tab.run("return page.calls.at(-1).bearer;") is False
+    assert tab.run("return auth.state.status;") == "in"
+    assert len(token_desk.refreshes()) == (path == "/auth/refresh")
+
+
+def test_11_a_401_for_an_older_token_is_retried_without_a_refresh(token_desk: Desk, api: Api) -> None:
+    tab = _with_api(token_desk, api)
+    old = tab.run("return auth.getToken();")
+    tab.start(f"return (await auth.fetch('{api.url}/gate')).status;")
+    tab.run("while (page.count('/gate') < 1) await page.sleep(10);")
+    tab.run(f"page.pass({LIFE * 1000}); await auth.getToken();")
+    api.refused.add(old)
+    api.gate.set()
+    assert tab.finish() == 200
+    assert api.tokens("/gate")[0] == old
+    assert len(api.tokens("/gate")) == 2
+    assert len(token_desk.refreshes()) == 1
+
+
+@pytest.mark.parametrize(
+    "instead",
+    [
+        pytest.param((429, {"Retry-After": "1"}, b"{}"), id="429"),
+        pytest.param((502, {"Content-Type": "text/html"}, b"<h1>Bad Gateway</h1>"), id="502"),
+        pytest.param((403, {}, b'{"code": "request.forbidden"}'), id="403"),
+        pytest.param((401, {}, b'{"code": "invalid_token"}'), id="another 401"),
+        pytest.param((200, {"Content-Type": "text/html"}, b"<h1>Welcome to our network</h1>"), id="portal"),
+        pytest.param((200, {}, b"{}"), id="empty"),
+    ],
+)
+def test_12_no_other_answer_logs_out(
+    token_desk: Desk, api: Api, instead: tuple[int, dict[str, str], bytes]
+) -> None:
+    tab = token_desk.tab(url=f"{token_desk.url}/healthz")
+    tab.server = api.url  # which passes on what is under /auth, or does not
+    tab.run("auth.dispose();")
+    # The module comes from the server itself, so only the address of /auth is another one.
+    tab.run(
+        "window.auth = window.module.createAuth({ baseUrl: given, mode: 'token', patience: 0 });", api.url
+    )
+    tab.log_in()
+    tab.run(f"page.pass({(LIFE + 1) * 1000});")
+    api.instead = instead
+    codes = "const fail = (error) => error.code;"
+    for _ in range(5):
+        assert tab.run(f"{codes} return auth.getToken().catch(fail);") == "unavailable"
+    assert tab.run("return page.count('/auth/refresh');") == 1
+    assert tab.run("return auth.state.status;") == "in"
+    api.instead = None
+    tab.run("page.pass(40_000);")  # longer than any cool-down
+    assert tab.run("return typeof await auth.getToken();") == "string"
+
+
+def test_12_retry_after_is_honoured_and_calls_wait(desk: Desk) -> None:
+    tab = desk.tab()
+    tab.log_in()
+    desk.expire(tab)
+    desk.fault("unavailable", count=2)
+    tab.run("page.calls.length = 0; window.at = []; auth.subscribe(() => window.at.push(performance.now()));")
+    assert tab.run(BURST) == [200] * 20
+    assert tab.run("return page.count('/auth/refresh');") == 3
+    # Unavailable twice, for 1 s each as the server said, then refreshed.
+    first, second, third = tab.run("return window.at;")
+    assert min(second - first, third - second) >= 1000
+    assert tab.events() == ["login", "unavailable", "unavailable", "refreshed"]
+
+
+def test_12_a_cool_down_is_that_of_every_tab(desk: Desk) -> None:
+    tabs = _three(desk, "patience: 0")
+    desk.fault("unavailable", count=100)
+    fail = "return auth.getToken().catch((error) => error.code);"
+    for tab in tabs:
+        tab.start(fail)
+    assert [tab.finish() for tab in tabs] == ["unavailable"] * 3
+    assert sum(tab.run("return page.count('/auth/refresh');") for tab in tabs) == 1
+    assert [tab.run("return auth.state.status;") for tab in tabs] == ["in"] * 3
+
+
+@pytest.mark.parametrize("options", ["", LOCAL], ids=["cookie", "local"])
+def test_13_invalid_grant_ends_the_login_once(request: pytest.FixtureRequest, options: str) -> None:
+    desk = _desk(request, options)
+    tabs = _three(desk, options)
+    login = tabs[0].run("return auth.state.login;")
+    tabs[0].run("await auth.getToken();")
+    desk.tokenctl("revoke", login, "--yes", "--reason", "a test")
+    desk.expire(*tabs)
+    for tab in tabs:
+        tab.start("return auth.getToken().catch((error) => error.code);")
+    assert [tab.finish() for tab in tabs] == ["logged_out"] * 3
+    ended = [tab.run("return page.events.filter((event) => event.type === 'ended');") for tab in tabs]
+    assert [len(each) for each in ended] == [1, 1, 1]
+    assert sorted(each[0]["here"] for each in ended) == [False, False, True]
+    assert len(desk.refreshes()) == 1
+    assert [tab.run("return auth.resume();") for tab in tabs] == [False] * 3
+    assert len(desk.refreshes()) == 1
+
+
+# --- 14: logging out -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preludes", [(), (NO_LOCKS,)], ids=["locks", "no locks"])
+@pytest.mark.parametrize("options", ["", LOCAL, 'mode: "token"'], ids=["cookie", "local", "memory"])
+def test_14_a_logout_during_a_refresh_wins(
+    request: pytest.FixtureRequest, options: str, preludes: tuple[str, ...]
+) -> None:
+    desk = _desk(request, options)
+    tab = desk.tab(options, *preludes)
+    tab.log_in()
+    login = tab.run("return auth.state.login;")
+    desk.expire(tab)
+    desk.fault("delay", milliseconds=1000)
+    tab.start("return auth.getToken().catch((error) => error.code);")
+    tab.run("while (page.count('/auth/refresh') < 1) await page.sleep(10);")
+    tab.run("await auth.logout();")
+    assert tab.run("return auth.state.status;") == "out"
+    assert tab.finish() == "logged_out"
+    assert tab.run("return [auth.state.status, localStorage.length];") == ["out", 0]
+    assert tab.events() == ["login", "ended"]
+    assert "state         revoked" in desk.tokenctl("inspect", login)
+    assert desk.chromium.driver.get_cookies() == []
+
+
+def test_14_what_a_refresh_brings_after_a_logout_is_revoked(token_desk: Desk) -> None:
+    tab = token_desk.tab('mode: "token"')
+    tab.log_in()
+    login = tab.run("return auth.state.login;")
+    token_desk.expire(tab)
+    token_desk.fault("delay", milliseconds=2000)
+    tab.start("return auth.getToken().catch((error) => error.code);")
+    tab.run("while (page.count('/auth/refresh') < 1) await page.sleep(10); await page.sleep(200);")
+    token_desk.post("/dev/faults", {"kind": "unavailable", "path": "/auth/logout"})
+    assert tab.run("return auth.logout().catch((error) => error.status);") == 503  # the server has not heard
+    assert tab.finish() == "logged_out"
+    assert tab.run("return page.calls.slice(-1)[0].path;") == "/auth/logout"
+    assert "state         revoked" in token_desk.tokenctl("inspect", login)
+
+
+def test_14_a_logout_ends_the_login_in_every_tab(desk: Desk) -> None:
+    one, two, _ = _three(desk, "")
+    one.run("await auth.logout();")
+    two.run("while (auth.state.status === 'in') await page.sleep(10);")
+    assert two.run("return page.events.at(-1);") == {"type": "ended", "reason": "logout", "here": False}
+
+
+# --- 15, 16: what is sent where ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "auth.fetch(given, { method: 'POST', body: 'otters' })",
+        "auth.fetch(given, { method: 'POST', body: new Blob(['otters']) })",
+        "auth.fetch(new URL(given), { method: 'POST', body: new TextEncoder().encode('otters') })",
+        "auth.fetch(new Request(given, { method: 'POST', body: 'otters' }))",
+    ],
+)
+def test_15_a_body_is_sent_again_as_it_was(token_desk: Desk, api: Api, call: str) -> None:
+    tab = _with_api(token_desk, api)
+    api.refused.add(tab.run("return auth.getToken();"))
+    assert tab.run(f"return (await {call}).text();", f"{api.url}/ok") == "otters"
+    assert [body for _, path, bearer, body in api.asked if path == "/ok" and bearer] == [b"otters"] * 2
+
+
+def test_15_a_stream_is_sent_once_and_the_error_says_so(token_desk: Desk, api: Api) -> None:
+    tab = _with_api(token_desk, api)
+    # Chromium sends a stream over HTTP/2 only; of the network, this alone is not real here.
+    tab.run(
+        "page.instead = (input, init) => init?.body instanceof ReadableStream"
+        " ? init.body.cancel().then(() => new Response('', { status: 401 })) : null;"
+    )
+    old = tab.run("return auth.getToken();")
+    error = tab.run(
+        "const body = new Blob(['otters']).stream();"
+        "return auth.fetch(given, { method: 'POST', body, duplex: 'half' })"
+        ".catch((error) => [error.code, error.status]);",
+        f"{api.url}/ok",
+    )
+    assert error == ["body.streamed", 401]
+    assert tab.run("return page.count('/ok');") == 1
+    tab.run("while (!page.events.some((event) => event.type === 'refreshed')) await page.sleep(10);")
+    assert tab.run("return auth.getToken();") != old
+
+
+def test_16_only_allowed_origins_get_a_token(token_desk: Desk, api: Api) -> None:
+    tab = _with_api(token_desk, api)
+    assert _call(tab, f"{api.elsewhere}/ok") == [401, ""]
+    assert _call(tab, f"{api.url}/ok") == [200, ""]
+    bearers = [(host, bearer is not None) for host, path, bearer, _ in api.asked if path == "/ok"]
+    assert bearers == [(f"localhost:{api.port}", False), (f"127.0.0.1:{api.port}", True)]
+    assert token_desk.refreshes() == []
+
+
+def test_16_a_redirect_to_another_origin_loses_the_token(token_desk: Desk, api: Api) -> None:
+    tab = _with_api(token_desk, api)
+    assert _call(tab, f"{api.url}/redirect?to={api.elsewhere}/ok") == [401, ""]
+    assert api.tokens("/ok") == [None]
+    assert token_desk.refreshes() == []
+
+
+def test_16_a_redirect_within_the_allowed_origins_keeps_it(token_desk: Desk, api: Api) -> None:
+    tab = _with_api(token_desk, api)
+    assert _call(tab, f"{api.url}/redirect?to=/ok") == [200, ""]
+    assert api.tokens("/ok")[-1] is not None
+
+
+def test_16_a_redirected_post_is_a_clear_error(token_desk: Desk, api: Api) -> None:
+    tab = _with_api(token_desk, api)
+    code = tab.run(
+        "return auth.fetch(given, { method: 'POST', body: 'x' }).catch((error) => error.code);",
+        f"{api.url}/redirect?to={api.elsewhere}/ok",
+    )
+    assert code == "redirect.refused"
+    assert api.tokens("/ok") == []
+
+
+# --- 17, 20 --------------------------------------------------------------------------------------
+
+
+def test_17_no_token_is_logged_or_kept_where_a_script_can_read_it(desk: Desk) -> None:
+    tab = desk.tab()
+    token = tab.log_in()
+    desk.expire(tab)
+    desk.fault("unavailable")
+    fresh = tab.run(
+        "console.log(auth, JSON.stringify(auth), JSON.stringify(auth.state)); return auth.getToken();"
+    )
+    told = tab.run("return JSON.stringify([page.said, page.events, auth, auth.state, String(auth)]);")
+    kept = tab.run("return JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie]);")
+    assert kept == '[{},{},""]'
+    for secret in (token, fresh):
+        for part in secret.split("."):
+            assert part not in told
+    assert "tkr1_" not in told
+    [cookie] = desk.chromium.driver.get_cookies()
+    assert cookie["httpOnly"] is True
+
+
+def test_17_errors_have_no_token(token_desk: Desk) -> None:
+    tab = token_desk.tab('mode: "token", patience: 0')
+    token = tab.log_in()
+    token_desk.expire(tab)
+    token_desk.fault("unavailable", count=3)
+    told = tab.run(
+        "const error = await auth.getToken().catch((error) => error);"
+        "return [error.code, error.message, error.stack, JSON.stringify([error, error.cause, page.events])];"
+    )
+    assert told[0] == "unavailable"
+    assert "tkr1_" not in "".join(told)
+    assert not any(part in "".join(told) for part in token.split("."))
+
+
+def test_17_local_storage_only_when_asked_for(token_desk: Desk) -> None:
+    tab = token_desk.tab('mode: "token"')
+    tab.log_in()
+    assert tab.run("return localStorage.length;") == 0
+    other = token_desk.tab(LOCAL)
+    other.log_in()
+    assert other.run("return localStorage.length;") == 1
+
+
+def test_20_one_who_gives_up_does_not_stop_the_others(desk: Desk) -> None:
+    tab = desk.tab()
+    tab.log_in()
+    desk.expire(tab)
+    desk.fault("delay", milliseconds=500)
+    got = tab.run(
+        """
+        const impatient = new AbortController();
+        const calls = [
+          auth.getToken({ signal: impatient.signal }),
+          auth.fetch("/auth/me", { signal: impatient.signal }),
+          auth.fetch(new Request("/auth/me", { signal: impatient.signal })),
+          auth.getToken({ signal: AbortSignal.abort() }),
+          auth.fetch("/auth/me"),
+        ];
+        impatient.abort();
+        const done = await Promise.allSettled(calls);
+        return done.map((each) => each.reason?.name ?? each.value.status);
+        """
+    )
+    assert got == ["AbortError"] * 4 + [200]
+    assert len(desk.refreshes()) == 1

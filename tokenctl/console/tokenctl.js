@@ -1,0 +1,537 @@
+/**
+ * tokenctl in the browser: keeps the tokens of one login, and refreshes them by itself.
+ *
+ * Owns the state of the login, that one refresh goes on at a time in this tab and across tabs, and what a
+ * token is sent to. Knows only HTTP. Loading it touches nothing: everything begins with `createAuth`.
+ * Times are milliseconds. The wall clock only tells that the machine slept, and the age of a stored record.
+ */
+
+/** How long to wait for a tab that refreshes; then go on without the lock, as the server takes that. */
+const LOCK_WAIT = 5_000;
+/** For one request to the server: shorter than its grace, in which a lost answer is given again. */
+const REQUEST_LIMIT = 15_000;
+/** For the news of the tab that had the lock; and, on a new page, for a tab that is logged in already. */
+const NEWS_WAIT = 1_000;
+const GREETING_WAIT = 100;
+/** How long before its end an access token is renewed: the smaller of the two. */
+const LEAD = 60_000;
+const LEAD_SHARE = 0.2;
+/** Between attempts while the server is away: doubled from the first to the last, unless it says Retry-After. */
+const COOL_FIRST = 1_000;
+const COOL_LAST = 30_000;
+const MAX_TIMER = 2 ** 31 - 1;
+/** What this module itself calls, and `fetch` therefore leaves alone. */
+const OWN_PATHS = ["/auth/login", "/auth/register", "/auth/refresh", "/auth/logout"];
+
+/** What went wrong. `code` is stable; `status` is 0 without an answer; no token is ever in it. */
+export class AuthError extends Error {
+  name = "AuthError";
+
+  constructor(code, message, { status = 0, retryAfter = null, errors = [], cause } = {}) {
+    super(message, { cause });
+    Object.assign(this, { code, status, retryAfter, errors });
+  }
+}
+
+const loggedOut = () => new AuthError("logged_out", "nobody is logged in: log in first");
+
+/** What an access token says of itself. Nobody has checked it: for display, never for a decision. */
+export function claimsUnverified(token) {
+  const part = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
+  return JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(part), (c) => c.charCodeAt(0))));
+}
+
+/** The client of one server and one `clientId`. Options and methods: tokenctl.d.ts. */
+export const createAuth = (options = {}) => new Auth(options);
+
+class Auth {
+  #base; #clientId; #cookie; #origins; #patience; #key;
+  #store = null; // where the record of all tabs is; null: in memory
+  #channel = null;
+  #status = "unknown";
+  #record = null;
+  #got = null; // when the record was got, on both clocks
+  #turn = 0; // changes with each login and logout: what began before does not commit after
+  #endedLogin = null; // its tokens are not taken up again, whoever still offers them
+  #unrevoked; // the refresh token of a logout that the server has not heard of
+  #flight = null; // the refresh that goes on
+  #failures = 0;
+  #coolUntil = 0;
+  #timer; #sleepers = new Map(); #wakers = new Set();
+  #subscribers = new Set(); #events = []; #locked = 0;
+  #undo = []; #disposed = false;
+
+  constructor({ baseUrl = globalThis.location?.origin, clientId = "default", mode = "cookie",
+    storage = "memory", allowedOrigins = [], patience = 10_000, onEvent }) {
+    const base = new URL(baseUrl, globalThis.location?.href);
+    if (mode !== "cookie" && mode !== "token") throw new TypeError('mode is "cookie" or "token"');
+    this.#base = base.href.replace(/\/+$/, "");
+    this.#clientId = clientId;
+    this.#cookie = mode === "cookie";
+    this.#origins = new Set([base, ...allowedOrigins].map((each) => new URL(each).origin));
+    this.#patience = patience;
+    this.#key = `tokenctl ${this.#base} ${clientId}`;
+    if (storage !== "memory") this.#store = storage === "local" ? localStore(this.#key) : storage;
+    if (typeof this.#store === "string") throw new TypeError('storage is "memory", "local" or an object');
+    if (onEvent) this.subscribe(onEvent);
+    if (this.#shared) this.#connect();
+    else this.#status = "out"; // the refresh token is in the memory of this page, and the page is new
+    this.#listen(globalThis.document, "visibilitychange");
+    for (const name of ["pageshow", "focus", "online"]) this.#listen(globalThis.window, name);
+  }
+
+  // --- what a page calls ---
+
+  get state() {
+    const record = this.#record;
+    return Object.freeze({
+      status: this.#status,
+      user: record && Object.freeze({ ...record.user }),
+      login: record && record.login,
+      scope: record && record.scope,
+      accessExpiresIn: record && Math.max(0, this.#left),
+      refreshExpiresIn: record && Math.max(0, record.refreshLife - this.#age),
+    });
+  }
+
+  subscribe(callback) {
+    this.#subscribers.add(callback);
+    return () => { this.#subscribers.delete(callback); };
+  }
+
+  login(username, password, { scope } = {}) { return this.#enter("/auth/login", { username, password, scope }); }
+
+  register(username, password, { scope } = {}) {
+    return this.#enter("/auth/register", { username, password, scope });
+  }
+
+  async logout({ all = false } = {}) {
+    this.#demandAlive();
+    if (this.#status === "unknown") await this.#reread();
+    const refresh = this.#record?.refresh ?? this.#unrevoked;
+    if (this.#record) await this.#end("logout");
+    this.#status = "out";
+    if (!this.#cookie && !refresh) return;
+    this.#unrevoked = refresh;
+    await this.#underLock(() => this.#revoke(refresh, all));
+    this.#unrevoked = undefined;
+  }
+
+  async resume(options) {
+    return this.getToken(options).then(() => true, (error) => {
+      if (error.code !== "logged_out") throw error;
+      return false;
+    });
+  }
+
+  async getToken({ signal } = {}) { return unlessAborted(this.#token(), signal); }
+
+  async fetch(input, init = {}) {
+    this.#demandAlive();
+    const url = new URL(input.url ?? input, globalThis.location?.href);
+    const headers = new Headers(init.headers ?? input.headers);
+    if (!this.#mayCarry(url) || headers.has("Authorization")) return fetch(input, init);
+    if (this.#cookie && url.href.startsWith(`${this.#base}/auth/`)) headers.set("X-Tokenctl", "1");
+    const signal = init.signal ?? input.signal;
+    const used = await unlessAborted(this.#token(), signal);
+    const request = { ...init, headers, body: await repeatable(input, init) };
+    const response = await this.#send(input, request, used);
+    if (response.status !== 401 || !this.#mayCarry(new URL(response.url || url))) return response;
+    if (request.body instanceof ReadableStream) {
+      this.#token(used).catch(() => {}); // so that the next call has a better one
+      throw new AuthError("body.streamed", "the access token was refused, and the body was a stream, which "
+        + "cannot be sent again: call again with a new stream, or send a Blob", { status: 401 });
+    }
+    const current = await unlessAborted(this.#token(used), signal);
+    response.body?.cancel().catch(() => {});
+    return this.#send(input, request, current);
+  }
+
+  dispose() {
+    this.#disposed = true;
+    clearTimeout(this.#timer);
+    for (const [timer, wake] of this.#sleepers) { clearTimeout(timer); wake(); }
+    for (const undo of this.#undo) undo();
+    for (const each of [this.#sleepers, this.#subscribers, this.#wakers]) each.clear();
+    [this.#undo, this.#channel] = [[], null];
+  }
+
+  // --- an access token ---
+
+  /** A token that lives, and is not the one that was refused. */
+  async #token(refused) {
+    const until = performance.now() + this.#patience;
+    for (;;) {
+      this.#demandAlive();
+      if (this.#record && this.#record.access !== refused && this.#left > this.#lead / 10) {
+        if (this.#left <= this.#lead && this.#cooling <= 0) this.#refresh().catch(() => {});
+        return this.#record.access;
+      }
+      if (this.#status === "out") throw loggedOut();
+      try {
+        await this.#refresh();
+        if (this.#record && this.#record.access !== refused) return this.#record.access;
+      } catch (error) {
+        if (error.code !== "unavailable" || performance.now() + this.#cooling > until) throw error;
+        await this.#sleep(this.#cooling + 1);
+      }
+    }
+  }
+
+  /** The one refresh that goes on; whoever comes meanwhile joins it. */
+  #refresh() {
+    if (this.#flight) return this.#flight;
+    if (this.#cooling > 0) return Promise.reject(this.#unavailable());
+    const before = this.#record?.access;
+    this.#flight = this.#underLock((waited) => this.#renew(waited, before)).finally(() => {
+      this.#flight = null;
+      this.#plan();
+    });
+    return this.#flight;
+  }
+
+  async #renew(waited, before) {
+    await this.#catchUp(waited, before);
+    this.#demandAlive();
+    if (this.#status === "out") throw loggedOut();
+    if (this.#record?.access !== before) return; // another tab was quicker
+    if (this.#cooling > 0) throw this.#unavailable();
+    const turn = this.#turn;
+    let record;
+    try {
+      record = this.#recordOf(await this.#post("/auth/refresh", { refresh_token: this.#record?.refresh }));
+    } catch (error) {
+      if (error.code !== "invalid_grant") throw this.#cool(error);
+      return this.#refused(turn, before);
+    }
+    await this.#reread();
+    if (turn === this.#turn && this.#record?.access === before) return this.#commit(record, "refreshed");
+    // A logout wins, and so does another login. A token of the login that we have is no more than spare.
+    const spare = record.login === this.#record?.login || (this.#cookie && this.#record);
+    if (!spare) await this.#revoke(record.refresh).catch(() => {});
+    if (!this.#record) throw loggedOut();
+  }
+
+  /** Take up what another tab has done while we waited for it, or before this page was there. */
+  async #catchUp(waited, before) {
+    await this.#reread();
+    const wait = waited ? NEWS_WAIT : this.#status === "unknown" && this.#channel ? GREETING_WAIT : 0;
+    const settled = () => this.#record?.access !== before || this.#status === "out" || this.#cooling > 0;
+    if (!wait || settled() || !(this.#channel || this.#store)) return;
+    this.#say({ type: "ask" });
+    let over = false;
+    const end = this.#sleep(wait).then(() => { over = true; });
+    while (!over && !settled()) await Promise.race([end, new Promise((wake) => { this.#wakers.add(wake); })]);
+  }
+
+  /** The server refused the refresh token: the login is over, unless it was no longer the one that we have. */
+  async #refused(turn, before) {
+    await this.#reread();
+    if (turn !== this.#turn || this.#record?.access !== before) return;
+    if (this.#record) await this.#end("invalid_grant");
+    else this.#tell({ type: "absent" }, "out");
+    throw loggedOut();
+  }
+
+  async #enter(path, fields) {
+    this.#demandAlive();
+    return this.#underLock(async () => {
+      const turn = this.#turn;
+      const record = this.#recordOf(await this.#post(path, fields));
+      if (turn === this.#turn) await this.#commit(record, "login");
+      else await this.#revoke(record.refresh).catch(() => {});
+      if (this.#record?.login !== record.login) throw loggedOut();
+      return this.state;
+    });
+  }
+
+  // --- the record ---
+
+  get #age() { return Math.max(performance.now() - this.#got.steady, Date.now() - this.#got.wall); }
+  get #left() { return this.#record.life - this.#age; }
+  get #lead() { return Math.min(LEAD, LEAD_SHARE * this.#record.life); }
+  get #cooling() { return this.#coolUntil - performance.now(); }
+  /** Whether the tabs have a login in common: by the cookie, or by the store. */
+  get #shared() { return this.#cookie || this.#store !== null; }
+
+  #recordOf(answer) {
+    if (this.#cookie && answer.refresh_token) {
+      throw new AuthError("mode.other", 'the server sends refresh tokens in the body: --cookies, or mode: "token"');
+    }
+    const known = this.#record?.user.id === answer.user.id ? this.#record.user : {};
+    return {
+      access: answer.access_token, refresh: answer.refresh_token, scope: answer.scope,
+      life: answer.expires_in * 1000, refreshLife: answer.refresh_expires_in * 1000,
+      user: { ...known, ...answer.user }, login: claimsUnverified(answer.access_token).sid, at: Date.now(),
+    };
+  }
+
+  #hold(record, age) {
+    if (record.login !== this.#record?.login) this.#turn += 1;
+    this.#record = record;
+    this.#got = { steady: performance.now() - age, wall: Date.now() - age };
+    this.#failures = this.#coolUntil = 0;
+  }
+
+  async #commit(record, type) {
+    this.#hold(record, 0);
+    this.#tell({ type }, "in");
+    await this.#save(record);
+    this.#say(this.#store ? { type: "changed" } : { type: "tokens", record, age: 0 });
+  }
+
+  async #save(record) {
+    try { await this.#store?.write(record); } catch (cause) {
+      this.#store = null; // what is in it is old from now on
+      this.#tell({ type: "storage_failed", cause });
+    }
+  }
+
+  async #reread() {
+    if (!this.#store) return;
+    const stored = await this.#store.read();
+    if (stored && stored.access !== this.#record?.access) {
+      // Just written if we watched; else only the wall clock knows. Without an answer from it: spent.
+      const age = Date.now() - stored.at;
+      const spent = !(age >= 0 && age < stored.life);
+      this.#adopt(stored, spent ? (this.#status === "unknown" ? stored.life : 0) : age);
+    } else if (!stored && this.#record) this.#forget("elsewhere", false);
+    else if (!stored && !this.#cookie) this.#status = "out";
+  }
+
+  #adopt(record, age) {
+    if (record.login === this.#endedLogin) return;
+    this.#hold(record, age);
+    this.#tell({ type: "adopted" }, "in");
+  }
+
+  #forget(reason, here) {
+    this.#endedLogin = this.#record.login;
+    this.#record = this.#got = null;
+    this.#turn += 1;
+    this.#tell({ type: "ended", reason, here }, "out");
+  }
+
+  async #end(reason) {
+    const { login } = this.#record;
+    this.#forget(reason, true);
+    this.#say({ type: "ended", reason, login });
+    await this.#save(null);
+  }
+
+  // --- the other tabs ---
+
+  #connect() {
+    if (globalThis.BroadcastChannel) {
+      const channel = this.#channel = new BroadcastChannel(this.#key);
+      channel.onmessage = ({ data }) => this.#hear(data);
+      this.#undo.push(() => { channel.onmessage = null; channel.close(); });
+    }
+    const leave = this.#store?.subscribe?.(() => this.#hear({ type: "changed" }));
+    if (leave) this.#undo.push(leave);
+  }
+
+  #say(message) { this.#channel?.postMessage(message); }
+
+  async #hear({ type, record, age, login, reason, wait }) {
+    if (this.#disposed) return;
+    if (type === "ask") return this.#answer();
+    if (type === "changed") await this.#reread();
+    else if (type === "ended" && login === this.#record?.login) this.#forget(reason, false);
+    else if (type === "cool") this.#coolUntil = Math.max(this.#coolUntil, performance.now() + wait);
+    else if (type === "tokens" && record.access !== this.#record?.access) {
+      // Somebody may answer with what he had before: of one login the one that lives longer is the newer.
+      if (record.login !== this.#record?.login || record.life - age > this.#left) this.#adopt(record, age);
+    }
+    for (const wake of this.#wakers) wake();
+    this.#wakers.clear();
+    if (!this.#disposed) this.#plan();
+  }
+
+  #answer() {
+    if (this.#endedLogin) this.#say({ type: "ended", reason: "elsewhere", login: this.#endedLogin });
+    if (this.#cooling > 0) this.#say({ type: "cool", wait: this.#cooling });
+    if (this.#store) this.#say({ type: "changed" });
+    else if (this.#record) this.#say({ type: "tokens", record: this.#record, age: this.#age });
+  }
+
+  /** Run `work` while no other tab does: requests and commits, never a callback of the page. */
+  async #underLock(work) {
+    const locks = this.#shared && globalThis.navigator?.locks;
+    let begun = false;
+    const run = async (waited) => {
+      begun = true;
+      this.#locked += 1;
+      return Promise.resolve(work(waited)).finally(() => { this.#locked -= 1; });
+    };
+    try {
+      if (!locks) return await run(false);
+      const free = await locks.request(this.#key, { ifAvailable: true },
+        async (lock) => lock && { result: await run(false) });
+      if (free) return free.result;
+      const signal = AbortSignal.timeout(LOCK_WAIT);
+      return await locks.request(this.#key, { signal }, () => run(true));
+    } catch (error) {
+      if (begun) throw error;
+      return await run(true); // the wait is over, or this page may not lock
+    } finally { this.#flush(); }
+  }
+
+  // --- the server ---
+
+  async #post(path, fields) {
+    let response, answer;
+    try {
+      response = await fetch(this.#base + path, {
+        method: "POST", cache: "no-store", redirect: "error", credentials: this.#cookie ? "include" : "omit",
+        headers: { "Content-Type": "application/json", ...(this.#cookie && { "X-Tokenctl": "1" }) },
+        body: JSON.stringify({ ...fields, client_id: this.#clientId }),
+        signal: AbortSignal.timeout(REQUEST_LIMIT),
+      });
+      answer = response.status === 204 ? {} : await response.json();
+    } catch (cause) {
+      // What could not be read is not repeated: it may have been a token.
+      throw new AuthError("network", "the server cannot be reached, or its answer cannot be read",
+        response ? { status: response.status, retryAfter: retryAfter(response) } : { cause });
+    }
+    if (response.ok && (response.status === 204 || answer?.access_token)) return answer;
+    throw new AuthError(answer?.code ?? "answer.unknown", answer?.detail ?? `the server said ${response.status}`,
+      { status: response.status, errors: answer?.errors, retryAfter: retryAfter(response) });
+  }
+
+  async #revoke(refresh, all = false) {
+    await this.#post("/auth/logout", { refresh_token: refresh, all }).catch((error) => {
+      if (error.code !== "invalid_grant") throw error; // that is over already
+    });
+  }
+
+  /** Begin a cool-down. What is the caller's own mistake does not pass by waiting, so nobody waits for it. */
+  #cool(cause) {
+    const lasting = cause.status >= 400 && cause.status < 500 && cause.status !== 429;
+    const backoff = lasting ? COOL_LAST : Math.min(COOL_LAST, COOL_FIRST * 2 ** this.#failures);
+    const wait = (cause.retryAfter ?? backoff) * (1 + 0.2 * Math.random());
+    this.#failures += 1;
+    this.#coolUntil = performance.now() + wait;
+    this.#say({ type: "cool", wait });
+    this.#tell({ type: "unavailable", retryAfter: wait, cause });
+    return this.#unavailable(cause);
+  }
+
+  #unavailable(cause) {
+    return new AuthError("unavailable", "the tokens cannot be renewed now, and the login is kept: try again later",
+      { status: cause?.status, retryAfter: Math.max(0, this.#cooling), cause });
+  }
+
+  #mayCarry(url) {
+    return this.#origins.has(url.origin) && !OWN_PATHS.some((path) => url.href.startsWith(this.#base + path));
+  }
+
+  /** Send with the token. A browser does not tell where a redirect leads, so none is followed with it. */
+  async #send(input, init, token) {
+    const wanted = init.redirect ?? input.redirect ?? "follow";
+    const headers = new Headers(init.headers);
+    headers.set("Authorization", `Bearer ${token}`);
+    const response = await fetch(input, { ...init, headers, redirect: wanted === "follow" ? "manual" : wanted });
+    if (response.type !== "opaqueredirect" || wanted === "manual") return response;
+    if (!["GET", "HEAD"].includes((init.method ?? input.method ?? "GET").toUpperCase())) {
+      throw new AuthError("redirect.refused", "only GET and HEAD are redirected: call the final address");
+    }
+    const bare = await fetch(input, init);
+    if (!bare.redirected || !this.#mayCarry(new URL(bare.url))) return bare;
+    bare.body?.cancel().catch(() => {});
+    return fetch(bare.url, { ...init, headers, redirect: "error" });
+  }
+
+  // --- time and events ---
+
+  #plan() {
+    clearTimeout(this.#timer);
+    if (this.#disposed || !this.#record) return;
+    const ahead = this.#left - this.#lead * (1 - LEAD_SHARE * Math.random()); // not all tabs at once
+    const wait = Math.max(ahead, this.#cooling, COOL_FIRST / 2);
+    this.#timer = setTimeout(() => this.#wake(), Math.min(wait, MAX_TIMER));
+  }
+
+  #wake() {
+    // A page that nobody sees needs no token before it calls; a lost answer must be asked for again in time.
+    if (this.#disposed || !this.#record || (globalThis.document?.hidden && !this.#failures)) return;
+    if (this.#left <= this.#lead && this.#cooling <= 0) this.#refresh().catch(() => {});
+    else this.#plan();
+  }
+
+  #listen(target, name) {
+    const hear = () => this.#wake();
+    target?.addEventListener(name, hear);
+    this.#undo.push(() => target?.removeEventListener(name, hear));
+  }
+
+  #sleep(wait) {
+    return new Promise((wake) => {
+      const timer = setTimeout(() => { this.#sleepers.delete(timer); wake(); }, Math.min(wait, MAX_TIMER));
+      this.#sleepers.set(timer, wake);
+    });
+  }
+
+  #tell(event, status = this.#status) {
+    this.#status = status;
+    this.#events.push(event);
+    this.#flush();
+  }
+
+  /** Call back, but not while we have the lock: a callback may do anything, and never return. */
+  #flush() {
+    while (!this.#locked && this.#events.length) {
+      const event = this.#events.shift();
+      for (const callback of [...this.#subscribers]) {
+        try { callback(event, this.state); } catch (error) {
+          queueMicrotask(() => { throw error; }); // the page's own, as from any listener
+        }
+      }
+      this.#plan();
+    }
+  }
+
+  #demandAlive() {
+    if (this.#disposed) throw new AuthError("disposed", "dispose() was called: make a new one with createAuth");
+  }
+}
+
+/** The record in localStorage: survives the page, and any script of the origin can read it. */
+function localStore(key) {
+  return {
+    read: () => JSON.parse(localStorage.getItem(key)),
+    write: (record) => (record ? localStorage.setItem(key, JSON.stringify(record)) : localStorage.removeItem(key)),
+    subscribe(changed) {
+      const hear = (event) => { if (event.key === key || event.key === null) changed(); };
+      addEventListener("storage", hear);
+      return () => removeEventListener("storage", hear);
+    },
+  };
+}
+
+/** The body of a call, such that it can be sent twice; a stream stays one, and is sent once. */
+async function repeatable(input, init) {
+  if (init.body != null || !(input instanceof Request) || ["GET", "HEAD"].includes(input.method)) return init.body;
+  const bytes = await input.clone().arrayBuffer();
+  return bytes.byteLength ? bytes : undefined;
+}
+
+/** Retry-After (RFC 9110 §10.2.3) in ms, or null. */
+function retryAfter(response) {
+  const said = response.headers.get("Retry-After");
+  if (said === null) return null;
+  const wait = /^\d+$/.test(said) ? said * 1000 : Date.parse(said) - Date.now();
+  return wait >= 0 ? wait : null;
+}
+
+/** The promise, or the reason of the signal if that comes first; the promise goes on for the others. */
+function unlessAborted(promise, signal) {
+  if (!signal) return promise;
+  let abort;
+  const aborted = new Promise((_, reject) => {
+    abort = () => reject(signal.reason);
+    signal.addEventListener("abort", abort);
+    if (signal.aborted) abort();
+  });
+  return Promise.race([promise, aborted]).finally(() => signal.removeEventListener("abort", abort));
+}
