@@ -142,6 +142,8 @@ class _Job(ABC):
 
     #: Whether everything there is was asked for.
     everything = False
+    #: 1 when all was done but what was to be written of it.
+    exit_code = 0
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -158,6 +160,9 @@ class _Job(ABC):
     def users(self) -> int | None:
         """The number of users that a person has to know, where it is not the one that was just seen."""
         return None
+
+    def demand_no_drift(self) -> None:  # noqa: B027 - only a plan can have any
+        """Raise PlanDrift, after what is new is shown."""
 
     @abstractmethod
     def revoke(self, reason: str, stop: Stop, advance: Advance) -> Revocation:
@@ -204,9 +209,11 @@ class _OfLines(_Job):
         if self._report is None and found is not None:
             return self.run.service.revoke_found(found, reason=reason, stop=stop, progress=advance)
         with _Report(self.run, self._report) as report:
-            return self.run.service.revoke(
+            done = self.run.service.revoke(
                 self._named, reason=reason, stop=stop, progress=advance, report=report
             )
+        self.exit_code = int(report.failed)
+        return done
 
 
 class _OfPlan(_Job):
@@ -226,7 +233,6 @@ class _OfPlan(_Job):
         return self.run.service.review_plan(self._plan)
 
     def demand_no_drift(self) -> None:
-        """Raise PlanDrift, after what is new is shown."""
         _demand_no_drift(self.run, self._plan)
 
     @property
@@ -267,6 +273,7 @@ class _Report:
         self._run = run
         self._path = path
         self._file: TextIO | None = None
+        self.failed = False
 
     def __enter__(self) -> _Report:
         if self._path is not None:
@@ -298,7 +305,7 @@ class _Report:
                 self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        file, self._file = self._file, None
+        file, self._file, self.failed = self._file, None, True
         self._run.out.warn(f"{self._path} is not complete: {error.strerror}; what it was to tell is done")
         with suppress(OSError):
             if file is not None:
@@ -402,8 +409,7 @@ def _demand_at_most(most: int, seen: Preview) -> None:
 def _act(run: Run, job: _Job, *, reason: str | None, yes: bool, number: int | None, verify: bool) -> int:
     seen = job.look()
     users = seen.users if job.users is None else job.users
-    if isinstance(job, _OfPlan):
-        job.demand_no_drift()  # before a person is asked, and once more after that
+    job.demand_no_drift()  # before a person is asked, and once more after that
     confirm(
         f"revoke {amount(seen.tokens, 'refresh token')} of {amount(users, 'user')}",
         tokens=seen.tokens,
@@ -426,7 +432,11 @@ def _act(run: Run, job: _Job, *, reason: str | None, yes: bool, number: int | No
     run.out.summary(record, _REVOKED, told)
     if looked is not None and looked.live:
         return 7
-    return stop.exit_code or _exit_code(done, found=done.revoked + done.already_dead + done.repeated)
+    return (
+        stop.exit_code
+        or job.exit_code
+        or _exit_code(done, found=done.revoked + done.already_dead + done.repeated)
+    )
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ and is no member. A member that died or was rotated meanwhile is none.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 
 from tokenctl.core import ids
 from tokenctl.core.refresh_token import RefreshToken
@@ -65,10 +65,9 @@ def plan_matching(runtime: Runtime, selector: Selector, *, actor: str) -> Planne
     for row in _alive(runtime, resolved):
         found.add(row)
     with runtime.storage.read() as connection:
-        for part in parts(resolved):
-            count = tokens.count(connection, part, now=runtime.clock())
-            found.others["already_dead"] += count.tokens - count.alive
-            found.access_until = max(found.access_until, count.access_until or 0)
+        count = tokens.count(connection, resolved, now=runtime.clock())
+    found.others["already_dead"] = count.tokens - count.alive
+    found.access_until = max(found.access_until, count.access_until or 0)
     return _planned(runtime, found, resolved, actor)
 
 
@@ -181,12 +180,6 @@ def get(runtime: Runtime, plan_id: str) -> Plan:
     return plan
 
 
-def members(runtime: Runtime, plan: Plan) -> Iterator[bytes]:
-    """The ids of what the plan would revoke, in order."""
-    for page in _pages(runtime, plan):
-        yield from page
-
-
 def _pages(runtime: Runtime, plan: Plan) -> Iterator[list[bytes]]:
     """All members, or PlanNotFound: nothing may look like the end of a plan but its end."""
     number = read = 0
@@ -221,33 +214,30 @@ def drift(runtime: Runtime, plan: Plan) -> Iterator[str]:
     """The ids of the logins that match now, are not dead and are no members; in order."""
     if plan.selector is None:
         return
-    member = members(runtime, plan)
-    next_member = next(member, None)
+    members = chain.from_iterable(_pages(runtime, plan))
+    member = next(members, None)
     for row in _alive(runtime, plan.selector):
-        while next_member is not None and next_member < row.raw_id:
-            next_member = next(member, None)
-        if row.raw_id != next_member:
+        while member is not None and member < row.raw_id:
+            member = next(members, None)
+        if row.raw_id != member:
             yield ids.token_id(row.raw_id)
 
 
 def revoke(runtime: Runtime, plan: Plan, order: Order) -> Revocation:
     """Revoke the members that are not dead. What was purged meanwhile is dead."""
-    done = targets.revoke(
-        runtime, ([Target(0, ID, raw_id, b"") for raw_id in page] for page in _pages(runtime, plan)), order
-    )
+    done = targets.revoke(runtime, _chunks(runtime, plan), order)
     return replace(done, already_dead=done.already_dead + done.unknown, unknown=0)
 
 
 def review(runtime: Runtime, plan: Plan) -> Planned:
     """What of the members is not dead now."""
-    found = Look()
+    found = targets.look(runtime, _chunks(runtime, plan))
+    seen = found.preview(runtime)
+    seen = replace(seen, already_dead=seen.already_dead + seen.unknown, unknown=0)
+    return Planned(seen, _shares(runtime, found), sorted(found.alive), plan)
+
+
+def _chunks(runtime: Runtime, plan: Plan) -> Iterator[list[Target]]:
+    """The members as targets named by their ids."""
     for page in _pages(runtime, plan):
-        for row in _rows(runtime, page):
-            found.add(row)
-    return Planned(found.preview(runtime), _shares(runtime, found), sorted(found.alive), plan)
-
-
-@repeated
-def _rows(runtime: Runtime, page: Iterable[bytes]) -> list[Row]:
-    with runtime.storage.read() as connection:
-        return list(revoking.look(connection, list(page), now=runtime.clock()))
+        yield [Target(0, ID, raw_id, b"") for raw_id in page]

@@ -89,8 +89,6 @@ class Preview:
     malformed: int = 0
     last_used_at: int | None = None
     access_exposure_until: int | None = None
-    #: Selects exactly what was looked at.
-    selector: Selector = field(default_factory=Selector)
 
 
 @dataclass
@@ -124,10 +122,11 @@ def revoke_matching(
     runtime: Runtime, selector: Selector, order: Order, *, seen: Preview | None = None
 ) -> Revocation:
     """Revoke all that the selector matches and that is not dead, in chunks of CHUNK; no more than `seen`."""
+    selector = resolve(runtime, selector)
     before = preview(runtime, selector) if seen is None else seen
     most = None if seen is None else seen.tokens
     done = Done(access_until=before.access_exposure_until or 0)
-    for part in parts(before.selector):
+    for part in parts(selector):
         after = _SMALLEST_ID
         while done.complete:
             if order.stop() or done.revoked == most:
@@ -180,31 +179,18 @@ def revoke_all_of_user(
     return every
 
 
+@repeated
 def preview(runtime: Runtime, selector: Selector) -> Preview:
     """What `revoke_matching` would hit. Changes nothing."""
     selector = resolve(runtime, selector)
-    now = runtime.clock()
-    total, alive, last_used_at, access_until = 0, 0, 0, 0
-    users_hit: set[bytes] = set()
-    users_counted = 0
-    several = len(selector.token_ids) > tokens.CHUNK
-    for part in parts(selector):
-        with runtime.storage.read() as connection:
-            count = tokens.count(connection, part, now=now)
-            if several:  # a user may have tokens in several parts
-                users_hit.update(tokens.users_of(connection, part, now=now))
-        total += count.tokens
-        alive += count.alive
-        users_counted = len(users_hit) if several else count.users
-        last_used_at = max(last_used_at, count.last_used_at or 0)
-        access_until = max(access_until, count.access_until or 0)
+    with runtime.storage.read() as connection:
+        count = tokens.count(connection, selector, now=runtime.clock())
     return Preview(
-        tokens=alive,
-        users=users_counted,
-        already_dead=total - alive,
-        last_used_at=last_used_at or None,
-        access_exposure_until=exposure(runtime, access_until),
-        selector=selector,
+        tokens=count.alive,
+        users=count.users,
+        already_dead=count.tokens - count.alive,
+        last_used_at=count.last_used_at,
+        access_exposure_until=exposure(runtime, count.access_until or 0),
     )
 
 
@@ -249,7 +235,7 @@ def exposure(runtime: Runtime, access_until: int) -> int | None:
 
 
 def parts(selector: Selector) -> Iterator[Selector]:
-    """The resolved selector, cut up where it names more ids than one statement takes; in order of id."""
+    """The resolved selector, cut up where it names many ids: each page would go through all of them again."""
     if len(selector.token_ids) <= tokens.CHUNK:
         yield selector
         return

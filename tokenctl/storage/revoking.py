@@ -103,7 +103,11 @@ def revoke_next(
     chosen = sa.select(_t.id).select_from(source).where(*conditions).order_by(_t.id).limit(limit)
     # Asked again of the row that is changed: it may have been rotated since it was chosen.
     still = [*matching_row(connection, selector, mark.now), alive(mark.now)]
-    return _revoke_at_once(connection, sa.and_(_t.id.in_(chosen), *still), mark)
+    while True:
+        done = _revoke_at_once(connection, sa.and_(_t.id.in_(chosen), *still), mark)
+        # Where all of them were, there may be more behind them.
+        if done or connection.scalar(chosen.limit(1)) is None:
+            return done
 
 
 def revoke_ids(

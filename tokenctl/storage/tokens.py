@@ -7,7 +7,7 @@ transaction and never commit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -218,12 +218,6 @@ def count(connection: Connection, selector: Selector, *, now: int) -> Count:
         .where(*matching(connection, selector, now))
     )
     return Count(*connection.execute(statement).one())
-
-
-def users_of(connection: Connection, selector: Selector, *, now: int) -> Sequence[bytes]:
-    """The ids of the users whose tokens in the selection are not dead."""
-    statement = sa.select(_t.user_id).select_from(JOINED).where(*matching(connection, selector, now))
-    return connection.scalars(statement.where(alive(now)).distinct()).all()
 
 
 def written_between(connection: Connection, since: int, until: int) -> bool:
