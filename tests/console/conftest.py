@@ -204,6 +204,13 @@ def token_desk(browser: Chromium, token_server: Spawned) -> Iterator[Desk]:
     yield from _desk(browser, token_server)
 
 
+@pytest.fixture
+def new_desk(browser: Chromium, tmp_path: Path) -> Iterator[Desk]:
+    """With a server of the test's own, whose clock nobody has moved."""
+    with serving(tmp_path, "--dev") as server:
+        yield from _desk(browser, server)
+
+
 def _desk(browser: Chromium, server: Spawned) -> Iterator[Desk]:
     driver = browser.driver
     first = driver.window_handles[0]

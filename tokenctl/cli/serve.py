@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tokenctl.cli.options import Run, app, command
 from tokenctl.cli.output import Column
+from tokenctl.errors import InvalidInput
 
 if TYPE_CHECKING:
     from tokenctl.settings import Loaded, Settings
@@ -21,7 +23,7 @@ _DEV_DATABASE = "tokenctl-dev.db"
 @command(
     app,
     "serve",
-    example="tokenctl serve --dev\ntokenctl serve --issuer https://auth.example --behind-proxy",
+    example="tokenctl serve --dev --open\ntokenctl serve --issuer https://auth.example --behind-proxy",
     settings=(
         "host", "port", "issuer", "audience", "access_ttl", "grace", "cookies", "cors_origins",
         "registration", "behind_proxy", "trusted_proxies", "tls_cert", "tls_key", "purge_every",
@@ -35,12 +37,19 @@ def serve(
             "--dev", help="For a developer: database, key and demo user on the spot, short lifetimes."
         ),
     ] = False,
+    open_page: Annotated[
+        bool,
+        typer.Option("--open", help="With --dev: open its page in a browser, logged in as the demo user."),
+    ] = False,
 ) -> None:
     """Serve the HTTP endpoint: log in, refresh, log out, OAuth, API documentation.
 
     One JSON object a line on stderr for each request. SIGTERM finishes what is in flight. With --dev also a
-    clock to advance and faults on demand, at /docs; never use that with real users.
+    page that shows the client at work, a clock to advance and faults on demand; never use that with real
+    users.
     """
+    if open_page and not dev:
+        raise InvalidInput("only --dev has a page to open", hint="tokenctl serve --dev --open")
     run.out.expect(_COLUMNS)
     from tokenctl.http.server import demand_issuer, listen
     from tokenctl.http.start import serve
@@ -58,8 +67,18 @@ def serve(
             record = {"url": url, "issuer": settings.issuer, "database": name, "dev": dev}
             run.out.one(record, _COLUMNS, card=_card(record))
             run.out.flush()
+            if open_page:
+                Thread(target=_open, args=(run, f"{url}/#demo"), name="browser", daemon=True).start()
 
         serve(settings, bound, dev=dev, actor=run.actor, ready=ready)
+
+
+def _open(run: Run, page: str) -> None:
+    # A browser in the terminal ends only with its user: it must not be waited for by who serves it.
+    import webbrowser
+
+    if not webbrowser.open(page):
+        run.out.warn(f"there is no browser here to open; the page is {page}")
 
 
 def _for_development(loaded: Loaded, url: str) -> Settings:
@@ -77,6 +96,7 @@ def _for_development(loaded: Loaded, url: str) -> Settings:
 def _card(record: dict[str, Any]) -> list[tuple[str, str]]:
     card = [
         ("serving", record["url"]),
+        *([("page", f"{record['url']}/")] if record["dev"] else []),
         ("documentation", f"{record['url']}/docs"),
         ("database", record["database"]),
     ]

@@ -1,4 +1,4 @@
-"""What `serve --dev` has beside: a demo user, a clock to advance, faults on demand, a stream of events.
+"""What `serve --dev` has beside: demo user, page, a clock to advance, faults on demand, a stream of events.
 
 None of it exists without `--dev`, and `--dev` runs on no database that was not made for it.
 """
@@ -6,17 +6,21 @@ None of it exists without `--dev`, and `--dev` runs on no database that was not 
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import parse_qsl
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from tokenctl import TokenService, initialise
 from tokenctl.errors import Busy, ConfigInvalid, UserExists
 from tokenctl.http import problems
 from tokenctl.http.endpoint import JSON, NO_STORE, PROBLEM, Endpoint
+from tokenctl.http.files import Files
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -31,6 +35,12 @@ DEMO_USER = "demo"
 #: Known to everybody: a database with this user is refused without --dev.
 DEMO_PASSWORD = "otters at dawn"  # noqa: S105 - it is public by design
 _POLL = 0.25
+_PAGE = Files(
+    Path(__file__).parent.parent / "console" / "page",
+    policy=b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    b"require-trusted-types-for 'script'; trusted-types 'none'",
+)
 
 
 class Clock:
@@ -92,6 +102,18 @@ class Fault(Struct, forbid_unknown_fields=True):
     path: Annotated[str, Meta(max_length=200)] = "/auth/refresh"
 
 
+class DevState(Struct):
+    """What the page has to know of its server."""
+
+    clock: ClockState
+    fault: Fault
+    cookies: bool
+    issuer: str
+    audience: str
+    username: str
+    password: str
+
+
 class Faults:
     """ASGI around all routes: does to requests what was asked for."""
 
@@ -147,10 +169,11 @@ async def _unavailable(scope: Scope, send: Send) -> None:
 
 
 class Controls:
-    """The clock and the faults of one server, and their endpoints."""
+    """The clock and the faults of one server, their endpoints, and the page that has buttons for them."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, settings: Settings) -> None:
         self._clock = clock
+        self._settings = settings
         self._fault = Fault(kind="none")
         self._left = 0
 
@@ -168,7 +191,7 @@ class Controls:
     async def advance_clock(self, _call: Call, body: Advance) -> ClockState:
         """Let the server's clock go ahead, to see tokens expire. It never goes back: start a new database."""
         self._clock.offset += body.seconds * 1_000_000
-        return ClockState(now=self._clock() // 1_000_000, offset=self._clock.offset // 1_000_000)
+        return self._clock_state()
 
     async def set_fault(self, _call: Call, body: Fault) -> Fault:
         """Let the next requests fail.
@@ -179,8 +202,43 @@ class Controls:
         self._fault, self._left = body, 0 if body.kind == "none" else body.count
         return body
 
+    async def state(self, _call: Call, _: None) -> DevState:
+        """The clock, the fault that waits, and what is public here: the demo user and its password."""
+        fault = structs.replace(self._fault, count=self._left) if self._left else Fault(kind="none")
+        return DevState(
+            clock=self._clock_state(),
+            fault=fault,
+            cookies=self._settings.cookies,
+            issuer=self._settings.issuer,
+            audience=self._settings.effective_audience,
+            username=DEMO_USER,
+            password=DEMO_PASSWORD,
+        )
+
+    def _clock_state(self) -> ClockState:
+        return ClockState(now=self._clock() // 1_000_000, offset=self._clock.offset // 1_000_000)
+
     def endpoints(self) -> list[Endpoint]:
         return [
+            _PAGE.endpoint("/", "The developer's page"),
+            _PAGE.endpoint("/page/{file}", "A file of the developer's page"),
+            Endpoint(
+                method="GET",
+                path="/dev/state",
+                handler=self.state,
+                summary="Clock, fault and demo user",
+                tag="dev",
+                response=DevState,
+                response_example={
+                    "clock": {"now": 1773457200, "offset": 0},
+                    "fault": {"kind": "none", "count": 1, "milliseconds": 2000, "path": "/auth/refresh"},
+                    "cookies": False,
+                    "issuer": "http://localhost:8460",
+                    "audience": "http://localhost:8460",
+                    "username": DEMO_USER,
+                    "password": DEMO_PASSWORD,
+                },
+            ),
             Endpoint(
                 method="POST",
                 path="/dev/clock",
@@ -210,7 +268,11 @@ class Controls:
 
 
 class EventStream:
-    """GET /dev/events: the audit log as it grows, as server-sent events, until either side ends it."""
+    """GET /dev/events: the audit log as it grows, as server-sent events, until either side ends it.
+
+    It begins with the next event; or behind the one whose id a page that comes again has in `after`, or a
+    browser that connects again in `Last-Event-ID`.
+    """
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -220,7 +282,7 @@ class EventStream:
         """End every stream soon: the server stops, and none would end by itself."""
         self._closed = True
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [
             (b"content-type", b"text/event-stream; charset=utf-8"),
             (b"cache-control", b"no-store"),
@@ -229,14 +291,15 @@ class EventStream:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         gone = asyncio.ensure_future(_until_gone(receive))
         try:
-            await self._stream(send, gone)
+            await self._stream(send, gone, _last_seen(scope))
         finally:
             gone.cancel()
         await send({"type": "http.response.body", "body": b""})
 
-    async def _stream(self, send: Send, gone: asyncio.Future[None]) -> None:
+    async def _stream(self, send: Send, gone: asyncio.Future[None], last: int | None) -> None:
         audit, pool = self._site.service.audit, self._site.database
-        last = await pool.run(audit.newest_id)
+        if last is None:
+            last = await pool.run(audit.newest_id)
         await send({"type": "http.response.body", "body": b": listening\n\n", "more_body": True})
         while not gone.done() and not self._closed:
             for event in await pool.run(audit.after, last):
@@ -244,6 +307,13 @@ class EventStream:
                 last = event.id
                 await send({"type": "http.response.body", "body": _sse(event), "more_body": True})
             await asyncio.wait([gone], timeout=_POLL)
+
+
+def _last_seen(scope: Scope) -> int | None:
+    """The id of the last event that the caller has; None when it says none, or no number."""
+    said = [value for name, value in scope["headers"] if name == b"last-event-id"]
+    said += [value for name, value in parse_qsl(scope["query_string"]) if name == b"after"]
+    return int(said[0]) if said and re.fullmatch(rb"[0-9]{1,18}", said[0]) else None
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -119,7 +119,7 @@ def _for_development(
     hashing = hashing_executor()
     service, clock = development.open_service(settings, hashing, actor=actor)
     site = Site(service, hashing, write_line, dev=True)
-    controls = development.Controls(clock)
+    controls = development.Controls(clock, settings)
     stream = development.EventStream(site)
     routes = [Route("/dev/events", stream, methods=["GET"])]
     app = make_app(site, controls.endpoints(), routes, controls.around)

@@ -1,0 +1,55 @@
+/** What can go wrong, on demand: the next refresh, the server's clock, the end of this login. */
+
+import { dayAndTime, duration, get, having, onPress } from "./dom.js";
+import * as server from "./server.js";
+
+const WAITING = {
+  drop: "the response is dropped after the commit", unavailable: "503", delay: "a delay", none: "none",
+};
+
+export function faults({ auth, about, say }) {
+  function tellClock() {
+    get("server-clock").textContent = dayAndTime(server.now());
+    get("clock-offset").textContent = server.ahead() ? `(${duration(server.ahead())} ahead)` : "";
+  }
+
+  const tellFault = (fault) => { get("fault").textContent = WAITING[fault.kind]; };
+
+  /** Until just behind the end of a token, counted from now. */
+  function until(what) {
+    const { accessExpiresIn, refreshExpiresIn } = auth.state;
+    const left = what === "access" ? accessExpiresIn : what === "refresh" ? refreshExpiresIn : what * 1000;
+    if (left === null) throw new Error("Nobody is logged in: there is no token.");
+    return Math.ceil(left / 1000) + (what === "access" || what === "refresh");
+  }
+
+  for (const button of having("fault")) {
+    onPress(button, say, async () => {
+      const { fault: kind, milliseconds = 0 } = button.dataset;
+      tellFault(await server.setFault({ kind, milliseconds: Number(milliseconds) }));
+      say.done(kind === "none" ? "All is well again." : `For the next refresh: ${WAITING[kind]}.`);
+    });
+  }
+  for (const button of having("advance")) {
+    onPress(button, say, async () => {
+      const seconds = until(button.dataset.advance);
+      await server.advance(seconds);
+      tellClock();
+      say.done(`The server's clock went ahead by ${duration(seconds)}.`);
+    });
+  }
+  onPress(get("revoke-me"), say, async () => {
+    const answer = await auth.fetch(`/auth/sessions/${auth.state.login}`, { method: "DELETE" });
+    if (!answer.ok) throw new Error(`the server said ${answer.status}`);
+    say.done("This login is revoked at the server. The next call shows it.");
+  });
+
+  auth.subscribe((event) => {
+    if (event.type === "refreshed" || event.type === "unavailable") { // then a fault may be used up
+      server.state().then((present) => tellFault(present.fault)).catch(say.wrong);
+    }
+  });
+  tellFault(about.fault);
+  tellClock();
+  setInterval(tellClock, 1000);
+}

@@ -1,0 +1,54 @@
+/** The user's own logins, and ending them. */
+
+import { amount, get, make, onPress, toTheMinute } from "./dom.js";
+
+/** The part of a user agent that people know. */
+const known = (agent) => /(?:Firefox|Edg|OPR|Chrome|Version|[\w-]+)\/[\d.]+/.exec(
+  (agent ?? "").replace(/^Mozilla\/5\.0 \([^)]*\) (?:AppleWebKit|Gecko)\/\S+ (?:\(KHTML, like Gecko\) )?/, ""))?.[0] ?? "unknown";
+
+export function logins({ auth, say }) {
+  let others = [];
+
+  async function end(id) {
+    const answer = await auth.fetch(`/auth/sessions/${id}`, { method: "DELETE" });
+    // Somebody else was faster: it is over all the same.
+    if (!answer.ok && answer.status !== 404) throw new Error(`the server said ${answer.status}`);
+  }
+
+  function row(login) {
+    const cell = (...content) => make("td", {}, ...content);
+    const which = make("span", { className: "for-readers" }, ` of ${toTheMinute(login.created_at)}`);
+    const button = make("button", {}, "End this one", which);
+    onPress(button, say, async () => {
+      await end(login.id);
+      get("logins-heading").focus(); // the row goes
+      await load();
+      say.done("That login is over.");
+    });
+    return make("tr", { data: { current: login.current } }, cell(login.ip ?? "unknown"),
+      cell(known(login.user_agent)), cell(toTheMinute(login.created_at)), cell(toTheMinute(login.last_used_at)),
+      cell(login.current ? "this one" : button));
+  }
+
+  async function load() {
+    const answer = await auth.fetch("/auth/sessions");
+    if (!answer.ok) throw new Error(`the server said ${answer.status}`);
+    const { sessions } = await answer.json();
+    others = sessions.filter((login) => !login.current);
+    get("logins").replaceChildren(...sessions.map(row));
+    get("end-others").disabled = others.length === 0;
+  }
+
+  auth.subscribe((event, state) => {
+    const mayHaveChanged = event.type === "login" || event.type === "adopted";
+    if (mayHaveChanged && state.status === "in") load().catch(say.wrong);
+  });
+  onPress(get("reload-logins"), say, load);
+  onPress(get("end-others"), say, async () => {
+    const ending = others.length;
+    for (const login of others) await end(login.id);
+    get("logins-heading").focus(); // the button is of no use any more
+    await load();
+    say.done(`${amount(ending, "login is", "logins are")} over.`);
+  });
+}
