@@ -6,6 +6,7 @@ And what each run says at its end: how many tests it left out, and how to run th
 from __future__ import annotations
 
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -44,6 +45,14 @@ class Clock:
     def advance(self, duration: timedelta) -> None:
         """Forwards, or with a negative duration backwards."""
         self.now += duration // timedelta(microseconds=1)
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Wait until it holds, which on a busy machine may take a minute."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come for a minute"
+        time.sleep(0.01)
 
 
 _LEFT_OUT = pytest.StashKey[Counter[str]]()

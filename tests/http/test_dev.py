@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import shutil
 import signal
 import time
@@ -270,14 +271,50 @@ def test_a_fault_that_there_is_none_of_is_refused(shared: Spawned) -> None:
         assert shared.post("/dev/faults", fields).status == 422
 
 
+# the page, and what it has to know
+
+
+def test_the_page_and_its_files_are_there(shared: Spawned) -> None:
+    page = shared.get("/")
+    assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert page.headers["cache-control"] == "no-cache"
+    named = set(re.findall(rb'(?:src|href)="(/page/[^"]+)"', page.body))
+    assert named == {b"/page/page.css", b"/page/page.js"}
+    for name in ("page.css", "page.js", "dom.js"):
+        reply = shared.get(f"/page/{name}")
+        assert (reply.status, reply.headers["x-content-type-options"]) == (200, "nosniff")
+        assert reply.headers["content-security-policy"] == page.headers["content-security-policy"]
+    for name in ("none.js", "..%2Ftokenctl.js", "%2e%2e/package.json", ""):
+        assert shared.get(f"/page/{name}").status == 404
+    assert shared.post("/", {}).headers["allow"] == "GET, HEAD"
+
+
+def test_the_state_is_what_was_caused(dev: Spawned) -> None:
+    state = dev.get("/dev/state").json
+    assert (state["username"], state["password"], state["cookies"]) == (DEMO_USER, DEMO_PASSWORD, False)
+    assert state["issuer"] == state["audience"] == f"http://localhost:{dev.port}"
+    assert (state["fault"]["kind"], state["clock"]["offset"]) == ("none", 0)
+    advance(dev, 60)
+    dev.post("/dev/faults", {"kind": "unavailable", "count": 2})
+    refresh(dev, "any")
+    state = dev.get("/dev/state").json
+    assert (state["fault"]["kind"], state["fault"]["count"]) == ("unavailable", 1)
+    assert state["clock"]["offset"] == 60
+    assert abs(state["clock"]["now"] - time.time() - 60) < 30
+    refresh(dev, "any")
+    assert dev.get("/dev/state").json["fault"]["kind"] == "none"
+
+
 # the stream of events
 
 
 @contextmanager
-def listening(server: Spawned) -> Iterator[Callable[[], dict[str, Any]]]:
+def listening(
+    server: Spawned, query: str = "", headers: dict[str, str] | None = None
+) -> Iterator[Callable[[], dict[str, Any]]]:
     """The stream; calling what it gives waits for the next event."""
     with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)) as connection:
-        connection.request("GET", "/dev/events")
+        connection.request("GET", f"/dev/events{query}", headers=headers or {})
         answer = connection.getresponse()
         assert answer.status == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
@@ -312,6 +349,24 @@ def test_the_stream_tells_of_each_event_as_it_happens(shared: Spawned) -> None:
             assert {event["user"] for event in told.values()} == {DEMO_USER}
             assert told["token.issue"]["token_id"] == told["token.reuse"]["token_id"]
             assert pair["refresh_token"] not in str(told)
+
+
+def test_who_comes_again_misses_nothing(shared: Spawned) -> None:
+    with listening(shared) as following:
+        log_in(shared)
+        login, issue = following(), following()
+    with listening(shared, f"?after={login['id']}") as following:
+        assert following() == issue
+    with listening(shared, headers={"Last-Event-ID": str(login["id"])}) as following:
+        assert following() == issue
+
+
+@pytest.mark.parametrize("said", ["", "x", "-1", "1e3", "9" * 30, "%00"])
+def test_who_says_no_number_gets_what_comes(shared: Spawned, said: str) -> None:
+    log_in(shared)
+    with listening(shared, f"?after={said}") as following:
+        shared.post("/auth/login", {"username": "nobody", "password": "x"})
+        assert following()["type"] == "login.failed"
 
 
 def test_a_listener_who_goes_away_costs_nothing(shared: Spawned) -> None:
@@ -386,7 +441,10 @@ def test_cookies_work_on_plain_localhost(tmp_path: Path) -> None:
         assert again.headers["set-cookie"] != reply.headers["set-cookie"]
 
 
-@pytest.mark.parametrize("path", ["/dev/clock", "/dev/faults", "/dev/events", "/dev", "/dev/"])
+@pytest.mark.parametrize(
+    "path",
+    ["/dev/clock", "/dev/faults", "/dev/state", "/dev/events", "/dev", "/dev/", "/", "/page/page.js"],
+)
 def test_without_development_there_is_none_of_it(live: Live, path: str) -> None:
     for reply in (live.get(path), live.post(path, {"seconds": 1}), live.post(path, {"kind": "drop"})):
         assert (reply.status, reply.json["code"]) == (404, "route.not_found")

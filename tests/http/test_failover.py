@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import eventually
 from tests.http.databases import (
     BOUND,
     DURABLE,
@@ -22,7 +23,7 @@ from tests.http.databases import (
     steady,
     went_on,
 )
-from tests.http.test_kill import Client, Leaver, Load, assert_nothing_was_lost, wait_for
+from tests.http.test_kill import Client, Leaver, Load, assert_nothing_was_lost
 from tests.postgres import USER, standby_of, started
 
 FAILOVERS = int(os.environ.get("TOKENCTL_FAILOVERS", "1"))
@@ -43,8 +44,8 @@ def test_a_failover_loses_nothing_that_was_acknowledged(number: int, tmp_path: P
                 leaver = Leaver(Client([server.port], [""]), iter(logins))
                 health = Onlooker(server, "/readyz")
                 with Load(*(client.refresh for client in clients), leaver, health):
-                    wait_for(went_on(clients))
-                    wait_for(lambda: len(leaver.out) > 2)
+                    eventually(went_on(clients))
+                    eventually(lambda: len(leaver.out) > 2)
                     time.sleep(chance.uniform(0, 1))
                     primary.kill()
                     died = time.monotonic()
@@ -53,8 +54,8 @@ def test_a_failover_loses_nothing_that_was_acknowledged(number: int, tmp_path: P
                     time.sleep(chance.uniform(0, 5))
                     standby.promote()
                     away = time.monotonic() - died
-                    wait_for(went_on(clients))
-                    wait_for(lambda: len(leaver.out) > len(out) + 1)
+                    eventually(went_on(clients))
+                    eventually(lambda: len(leaver.out) > len(out) + 1)
                 for client in [*clients, leaver.client]:
                     client.close()
                 assert_nothing_was_lost(authority, [*clients])
@@ -86,16 +87,16 @@ def test_a_primary_that_hangs_is_left_for_the_new_one(tmp_path: Path) -> None:
                 bearer = server.post("/auth/refresh", {"refresh_token": authority.issue("ada").refresh_token})
                 onlooker = Onlooker(server, "/auth/me", bearer.json["access_token"])
                 with Load(*(client.refresh for client in clients), onlooker):
-                    wait_for(went_on(clients))
+                    eventually(went_on(clients))
                     primary.pause()
                     time.sleep(1)
                     standby.promote()
                     # Within the grace, or retries of what the old one took to its grave would be reuse.
-                    wait_for(went_on(clients))
+                    eventually(went_on(clients))
                     seen = onlooker.statuses[200]
-                    wait_for(lambda: onlooker.statuses[200] > seen)
+                    eventually(lambda: onlooker.statuses[200] > seen)
                     primary.kill()
-                    wait_for(went_on(clients))
+                    eventually(went_on(clients))
                 for client in clients:
                     client.close()
                 assert_nothing_was_lost(authority, [*clients])

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests import cli
+from tests.conftest import eventually
 from tests.http.live import PASSWORD, Reply
 from tests.http.spawned import ISSUER, exchange, serving
 from tokenctl import Settings, TokenService
@@ -122,13 +123,6 @@ class Load:
         assert self._errors == []
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "nothing went on for a minute"
-        time.sleep(0.01)
-
-
 def assert_nothing_was_lost(authority: TokenService, clients: list[Client]) -> None:
     """Each chain is as long as the answers of its client say, and nobody was taken for a thief."""
     assert [client.refused for client in clients] == [None] * len(clients)
@@ -196,7 +190,7 @@ def test_kill_9_under_load_loses_nothing_that_was_acknowledged(
 
         with Load(*(client.refresh for client in clients), leaver):
             for _ in range(KILLS):
-                wait_for(lambda: progress() > reached[-1])
+                eventually(lambda: progress() > reached[-1])
                 time.sleep(chance.uniform(0, 0.6))
                 server.kill()
                 reached.append(progress())

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import eventually
 from tests.http.databases import (
     BOUND,
     CONNECTIONS,
@@ -29,7 +30,7 @@ from tests.http.databases import (
 )
 from tests.http.live import PASSWORD, Reply
 from tests.http.spawned import serving
-from tests.http.test_kill import Client, Load, assert_nothing_was_lost, wait_for
+from tests.http.test_kill import Client, Load, assert_nothing_was_lost
 from tests.postgres import Server, started
 from tokenctl import TokenService
 
@@ -91,7 +92,7 @@ def test_it_starts_while_the_database_is_away_and_serves_when_it_comes(
             assert time.monotonic() - began < BOUND
             assert string.encode() not in reply.body
         shared.start()
-        wait_for(lambda: server.get("/readyz").status == 200)
+        eventually(lambda: server.get("/readyz").status == 200)
         refreshed = server.post("/auth/refresh", {"refresh_token": string})
         assert refreshed.status == 200
         assert server.get("/auth/me", refreshed.json["access_token"]).status == 200
@@ -161,16 +162,16 @@ def test_an_outage_under_load_costs_time_and_no_login(
             Onlooker(server, "/healthz"),
         ]
         with Load(*(client.refresh for client in clients), *onlookers):
-            wait_for(went_on(clients))
+            eventually(went_on(clients))
             outage(shared)
-            wait_for(went_on(clients))
+            eventually(went_on(clients))
             # More than once: what was repaired for the first of them has to last.
-            wait_for(went_on(clients))
+            eventually(went_on(clients))
         for client in clients:
             client.close()
         assert server.get("/readyz").status == 200
         # What is idle is given back, but for the few that a pool keeps: the server's and the test's own.
-        wait_for(lambda: connections.now() <= 10)
+        eventually(lambda: connections.now() <= 10)
     assert connections.most <= CONNECTIONS + 10
     assert_nothing_was_lost(authority, [*clients])
     assert_answered_well(clients)

@@ -22,11 +22,11 @@ import psycopg
 import pytest
 
 from tests import cli
-from tests.conftest import Clock
+from tests.conftest import Clock, eventually
 from tests.http.databases import BOUND, LONGEST_WAIT, Database, Steady, initialised, steady
 from tests.http.live import PASSWORD, running
 from tests.http.spawned import ISSUER, Spawned
-from tests.http.test_kill import Load, assert_nothing_was_lost, wait_for
+from tests.http.test_kill import Load, assert_nothing_was_lost
 from tests.postgres import Server, started
 from tokenctl import TokenService
 from tokenctl.core import ids
@@ -114,7 +114,7 @@ def test_a_new_signing_key_is_taken_up_by_both(
     assert made != stolen["kid"]
     for server in (one, two):
         # A server looks every 5 s; this waits for longer, since the machine may be busy.
-        wait_for(partial(publishes, server, [made]))
+        eventually(partial(publishes, server, [made]))
     for server, other, old in zip((one, two), (two, one), reversed(pairs), strict=True):
         assert server.get("/auth/me", old["access_token"]).status == 401
         pair = refreshed(server, old["refresh_token"])
@@ -169,7 +169,7 @@ def test_one_purge_at_a_time(shared: Server, database: Database, authority: Toke
             stderr=subprocess.STDOUT,
         )
         runs = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted"
-        wait_for(lambda: bool(shared.execute(runs)))
+        eventually(lambda: bool(shared.execute(runs)))
         second = cli.run(*argv, env=database.environment)
         assert (second.returncode, second.stdout) == (11, "")
         assert "a purge is already running" in second.stderr
@@ -216,7 +216,7 @@ def test_chains_that_change_servers_at_every_refresh(
     here, there = one.port, two.port
     clients = [*steady(authority, 2, here), *steady(authority, 2, there), *steady(authority, 4, here, there)]
     with Load(*(client.refresh for client in clients)):
-        wait_for(lambda: min(len(client.strings) for client in clients) > 50)
+        eventually(lambda: min(len(client.strings) for client in clients) > 50)
     for client in clients:
         client.close()
     assert_nothing_was_lost(authority, [*clients])
@@ -273,13 +273,13 @@ def test_a_locked_row_holds_up_nobody_else(database: Database, authority: TokenS
         with Load(rotate_held, *(client.refresh for client in clients)):
             # Twenty times each, while the row is locked and its client presents its string again and again.
             # Batches that wait for the row, 2 s each time, would take at least twice that long.
-            wait_for(lambda: min(len(client.strings) for client in clients) > 20)
+            eventually(lambda: min(len(client.strings) for client in clients) > 20)
             assert time.monotonic() - locked < 20
             time.sleep(max(0.0, locked + 3 - time.monotonic()))
             assert answered == []
             released.append(time.monotonic())
             lock.rollback()
-            wait_for(lambda: bool(answered))
+            eventually(lambda: bool(answered))
     for client in [*clients, held]:
         client.close()
     assert answered[0] >= released[0]

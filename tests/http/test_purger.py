@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests import cli
 from tests.cli.test_purge import Place, fill, make_place, now
-from tests.conftest import KINDS, Postgres
+from tests.conftest import KINDS, Postgres, eventually
 from tests.http.spawned import ISSUER, Spawned, serving
 from tokenctl import Settings, TokenService
 from tokenctl.http.metrics import Metrics
@@ -26,13 +26,6 @@ PATIENCE = 60.0
 #: With it the first part of an interval is less than a thousandth.
 SOON = 12214
 DEAD = 3_000
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def figures(metrics: bytes) -> dict[str, float]:
@@ -75,13 +68,13 @@ def test_a_server_purges_by_itself(place: Place) -> None:
     fill(place, dead=DEAD, live=50)
     began = time.time()
     with serving(place.directory, *OFTEN, env=place.environment) as server:
-        wait_for(lambda: told(server, "purges_total done") >= 1)
+        eventually(lambda: told(server, "purges_total done") >= 1)
         assert place.count() == place.live() == 50
         assert told(server, "purged_rows_total") == DEAD
         assert began <= told(server, "purge_last_success_timestamp_seconds") <= time.time()
         # And again, with what has died meanwhile.
         place.tokenctl("revoke", "--all", "--confirm", "1")
-        wait_for(lambda: told(server, "purges_total done") >= 3)
+        eventually(lambda: told(server, "purges_total done") >= 3)
         assert place.count() == 50, "its retention is not over"
         assert [line["event"] for line in server.log if line["event"].startswith("purged")] == [
             line["event"] for line in server.log if line["event"].startswith(f"purged {DEAD} in ")
@@ -107,7 +100,7 @@ def test_an_interval_that_is_none(tmp_path: Path) -> None:
 
 def test_a_server_for_development_purges_too(tmp_path: Path) -> None:
     with serving(tmp_path, "--dev", "--purge-every", "1s") as server:
-        wait_for(lambda: told(server, "purges_total done") >= 2)
+        eventually(lambda: told(server, "purges_total done") >= 2)
 
 
 def test_one_node_at_a_time_and_nobody_complains(place: Place) -> None:
@@ -115,7 +108,7 @@ def test_one_node_at_a_time_and_nobody_complains(place: Place) -> None:
     with TokenService(place.settings) as service, service._runtime.storage.exclusive("purge"):
         server = serving(place.directory, *OFTEN, env=place.environment)
         with server as one:
-            wait_for(lambda: told(one, "purges_total locked") >= 2)
+            eventually(lambda: told(one, "purges_total locked") >= 2)
             assert (told(one, "purges_total done"), place.count()) == (0, DEAD + 50)
             assert complaints(one) == []
             assert "purge_last_success_timestamp_seconds" not in figures(one.get("/metrics").body)
@@ -127,7 +120,7 @@ def test_two_servers_share_the_work(place: Place) -> None:
         serving(place.directory, *OFTEN, env=place.environment) as one,
         serving(place.directory, *OFTEN, env=place.environment) as two,
     ):
-        wait_for(lambda: told(one, "purges_total done") >= 1 and told(two, "purges_total done") >= 1)
+        eventually(lambda: told(one, "purges_total done") >= 1 and told(two, "purges_total done") >= 1)
         assert told(one, "purged_rows_total") + told(two, "purged_rows_total") == DEAD
         assert complaints(one) == complaints(two) == []
     assert place.count() == place.live() == 50
@@ -140,7 +133,7 @@ def test_nodes_that_start_together_come_one_after_the_other(file: Place) -> None
         TokenService(file.settings) as service,
         Purger(service, Metrics(), every=timedelta(minutes=10)),
     ):
-        wait_for(lambda: file.count() == 50)
+        eventually(lambda: file.count() == 50)
 
 
 def test_what_goes_wrong_is_logged_and_tried_again(
@@ -153,13 +146,13 @@ def test_what_goes_wrong_is_logged_and_tried_again(
         caplog.at_level(logging.INFO, "tokenctl.purger"),
         Purger(service, metrics, every=timedelta(milliseconds=10)),
     ):
-        wait_for(lambda: len(caplog.records) >= 2)
+        eventually(lambda: len(caplog.records) >= 2)
         assert "the purge failed, and is tried again: " in caplog.messages[0]
         assert "tokenctl purge --force" in caplog.messages[0]
         assert caplog.records[0].exc_info is None, "an error of ours is a line, and no traceback"
         assert figures(metrics.render())["purges_total failed"] >= 2
         service.purge(force=True)
-        wait_for(lambda: figures(metrics.render()).get("purges_total done", 0) >= 1)
+        eventually(lambda: figures(metrics.render()).get("purges_total done", 0) >= 1)
 
 
 def test_a_database_that_is_away_is_no_crash(
@@ -173,16 +166,16 @@ def test_a_database_that_is_away_is_no_crash(
             TokenService(place.settings) as service,
             Purger(service, metrics, every=timedelta(milliseconds=50)),
         ):
-            wait_for(lambda: "purges_total done" in figures(metrics.render()))
+            eventually(lambda: "purges_total done" in figures(metrics.render()))
             admin = postgres._admin
             admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false'.encode())
             admin.execute(
                 "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = %s", [name]
             )
-            wait_for(lambda: "purges_total failed" in figures(metrics.render()))
+            eventually(lambda: "purges_total failed" in figures(metrics.render()))
             admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'.encode())
             fill(place, dead=DEAD, live=50)
-            wait_for(lambda: place.count() == 50)
+            eventually(lambda: place.count() == 50)
     assert all(record.exc_info is None for record in caplog.records)
 
 
@@ -194,7 +187,7 @@ def test_it_stops_in_the_middle(tmp_path: Path) -> None:
         TokenService(place.settings) as service,
         Purger(service, metrics, every=timedelta(milliseconds=1)) as purger,
     ):
-        wait_for(lambda: place.count() < 50_000)
+        eventually(lambda: place.count() < 50_000)
         purger.stop()
     assert not purger._thread.is_alive()
     assert 50 < place.count() < 50_000
@@ -214,7 +207,7 @@ def test_a_server_that_stops_in_the_middle(tmp_path: Path) -> None:
     place = make_place(tmp_path, str(tmp_path / "tokens.db"), born=now())
     fill(place, dead=100_000, live=50)
     with serving(place.directory, *OFTEN, env=place.environment) as server:
-        wait_for(lambda: place.count() < 100_000)
+        eventually(lambda: place.count() < 100_000)
         assert server.stop() == 0
         assert complaints(server) == []
     assert place.count() > 50

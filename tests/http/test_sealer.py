@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import CHEAP, Postgres
+from tests.conftest import CHEAP, Postgres, eventually
 from tests.http.spawned import ISSUER, serving
 from tests.service import key_file, run_sql
 from tests.service.test_audit import add_events
@@ -21,13 +20,6 @@ OFTEN = "import tokenctl.http.sealer as sealer; sealer.EVERY = 0.1"
 PATIENCE = 60.0
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_a_server_seals_what_happens(settings: Settings, tmp_path: Path) -> None:
     with (
         TokenService(settings, passwords=CHEAP) as service,
@@ -35,7 +27,7 @@ def test_a_server_seals_what_happens(settings: Settings, tmp_path: Path) -> None
     ):
         for name in ("ada", "bob"):
             service.create_user(name)
-            wait_for(lambda: service.audit.unsealed() == 0)
+            eventually(lambda: service.audit.unsealed() == 0)
         assert service.audit.verify().segments >= 2
         assert service.audit.verify().holds
         assert server.stop() == 0
@@ -44,7 +36,7 @@ def test_a_server_seals_what_happens(settings: Settings, tmp_path: Path) -> None
 def test_a_server_for_development_seals_too(tmp_path: Path) -> None:
     with serving(tmp_path, "--dev", prelude=OFTEN) as server:
         with TokenService(Settings(database=str(tmp_path / "tokenctl-dev.db"))) as service:
-            wait_for(lambda: service.audit.unsealed() == 0)
+            eventually(lambda: service.audit.unsealed() == 0)
             assert service.audit.verify().holds
         assert server.stop() == 0
 
@@ -57,7 +49,7 @@ def test_without_the_key_nothing_is_sealed_until_it_comes(settings: Settings) ->
         time.sleep(0.1)
         assert service.audit.unsealed() == 1
         key.write_text(text)
-        wait_for(lambda: service.audit.unsealed() == 0)
+        eventually(lambda: service.audit.unsealed() == 0)
 
 
 def test_what_goes_wrong_is_logged_and_tried_again(
@@ -65,12 +57,12 @@ def test_what_goes_wrong_is_logged_and_tried_again(
 ) -> None:
     run_sql(settings, "CREATE TRIGGER fault BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'fault'); END")
     with caplog.at_level(logging.WARNING, "tokenctl.sealer"), Sealer(service, every=0.01):
-        wait_for(lambda: len(caplog.records) >= 2)
+        eventually(lambda: len(caplog.records) >= 2)
         assert service.audit.unsealed() == 1
         assert "was not sealed, and is tried again" in caplog.text
         assert caplog.records[0].exc_info is None, "an error of ours is a line, and no traceback"
         run_sql(settings, "DROP TRIGGER fault")
-        wait_for(lambda: service.audit.unsealed() == 0)
+        eventually(lambda: service.audit.unsealed() == 0)
 
 
 def test_a_database_that_is_away_is_no_crash(postgres: Postgres, tmp_path: Path) -> None:
@@ -82,7 +74,7 @@ def test_a_database_that_is_away_is_no_crash(postgres: Postgres, tmp_path: Path)
     with postgres.new() as url:
         name = url.rpartition("/")[2].partition("?")[0]
         with TokenService(Settings(database=url, key_file=str(key))) as service, Sealer(service, every=0.05):
-            wait_for(lambda: service.audit.unsealed() == 0)
+            eventually(lambda: service.audit.unsealed() == 0)
             admin = postgres._admin
             admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false'.encode())
             admin.execute(
@@ -91,14 +83,14 @@ def test_a_database_that_is_away_is_no_crash(postgres: Postgres, tmp_path: Path)
             time.sleep(0.3)
             admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'.encode())
             service.create_user("ada")
-            wait_for(lambda: service.audit.unsealed() == 0)
+            eventually(lambda: service.audit.unsealed() == 0)
             assert service.audit.verify().holds
 
 
 def test_it_stops_in_the_middle_of_a_backlog(settings: Settings, service: TokenService) -> None:
     add_events(settings, 30_000)
     with Sealer(service, every=0.001) as sealer:
-        wait_for(lambda: service.audit.unsealed() < 30_000)
+        eventually(lambda: service.audit.unsealed() < 30_000)
         sealer.stop()
     assert not sealer._thread.is_alive()
     left = service.audit.unsealed()

@@ -32,6 +32,7 @@ from cryptography.x509.oid import NameOID
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.cli.warm import Warm
+from tests.conftest import eventually
 from tests.http.conftest import free_port
 from tests.http.live import PASSWORD, Live
 from tests.http.spawned import ISSUER, Spawned, exchange, serving, spawn
@@ -225,6 +226,19 @@ def test_a_database_of_development_is_refused(refusal: Refusal, tmp_path: Path) 
     said = refusal("--database", "dev.db", "--issuer", ISSUER)
     assert said.startswith("2 error[config.invalid]: ")
     assert "made by --dev" in said
+
+
+def test_without_development_there_is_no_page_to_open(refusal: Refusal) -> None:
+    said = refusal(*ON, "--open")
+    assert said.startswith("2 error[input.invalid]: ")
+    assert "tokenctl serve --dev --open" in said
+
+
+def test_without_a_browser_it_says_where_the_page_is(tmp_path: Path) -> None:
+    with serving(tmp_path, "--dev", "--open", env={"PATH": str(tmp_path), "BROWSER": ""}) as server:
+        eventually(lambda: "there is no browser here" in server.stderr.read_text())
+        assert f"{server.url}/#demo" in server.stderr.read_text()
+        assert server.get("/healthz").status == 200
 
 
 def test_development_refuses_a_database_for_real_use(refusal: Refusal) -> None:

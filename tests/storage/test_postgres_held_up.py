@@ -12,9 +12,8 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from tests.conftest import CHEAP, Clock
+from tests.conftest import CHEAP, Clock, eventually
 from tests.service import event_types, run_sql
-from tests.storage.test_postgres import eventually
 from tokenctl import Context, RotateRequest, Settings, TokenPair, TokenService
 from tokenctl.errors import ConfigInvalid, RowLocked, WrongPassword
 from tokenctl.service import rotation

@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from tests import postgres
+from tests.conftest import eventually
 from tests.postgres import Server, ServerFailed, find_programs, programs_from_pip, standby_of, started
 
 ROOT = Path(__file__).parents[2]
@@ -43,13 +43,6 @@ def server(shared: Server) -> Iterator[Server]:
     shared.resume()
     if shared._process is None:
         shared.start()
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_urls_lead_to_it(server: Server) -> None:
