@@ -30,6 +30,7 @@ __all__ = [
     "DatabaseMissing",
     "DatabaseReadOnly",
     "Declined",
+    "DemoFailed",
     "EmptySelector",
     "ForgedToken",
     "Interrupted",
@@ -216,6 +217,13 @@ class AddressUnavailable(TokenctlError):
     """The server cannot listen where it was told to."""
 
     code = "serve.address"
+
+
+class DemoFailed(TokenctlError):
+    """The demo could not be played to its end: one of its processes ended, or did not answer."""
+
+    code = "demo.failed"
+    hint = "repeat the command; on a busy machine with less: tokenctl demo --tabs 2 --burst 5"
 
 
 # --- too much at once ------------------------------------------------------------------------

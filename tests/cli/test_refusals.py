@@ -63,7 +63,7 @@ class NeverShown(NamedTuple):
 NEVER_SHOWN = (
     NeverShown(
         ONLY_HTTP,
-        tuple(f"http/{name}.py" for name in ("auth", "body", "call", "endpoint", "oauth", "site", "system")),
+        tuple(f"http/{name}.py" for name in ("auth", "body", "call", "endpoint", "files", "oauth", "site")),
         "what HTTP answers to a request that it cannot use",
     ),
     NeverShown(

@@ -29,6 +29,7 @@ from tokenctl.cli import (
     config,
     cutting,
     database,
+    demo,
     evidence,
     help,
     inspecting,
@@ -48,8 +49,8 @@ PROGRAM = "tokenctl"
 # The commands as --help lists them: what is needed first, and most, comes first.
 ORDER = (
     "init", "doctor", "create-user", "issue", "list", "inspect", "rotate", "revoke", "cutoff", "scan",
-    "evidence", "stats", "purge", "serve", "user", "client", "keys", "audit", "db", "config", "completion",
-    "help",
+    "evidence", "stats", "purge", "serve", "demo", "user", "client", "keys", "audit", "db", "config",
+    "completion", "help",
 )  # fmt: skip
 COMPLETE_VAR = "_TOKENCTL_COMPLETE"
 
