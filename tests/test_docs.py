@@ -199,7 +199,7 @@ class _Server(_Shell):
             text=True,
         )
         assert self._server.stdout is not None
-        card = [self._server.stdout.readline() for _ in range(4)]
+        card = [self._server.stdout.readline() for _ in range(5)]
         return "".join(card).replace(self._port, "8460")
 
 

@@ -36,7 +36,8 @@ AXE = Path(__file__).parent / "node" / "node_modules" / "axe-core" / "axe.min.js
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 #: What twenty calls that went well leave.
 TWENTY = "20 \N{MULTIPLICATION SIGN} 200"
-PICTURE = Path(__file__).parents[2] / "docs" / "page.png"
+README = Path(__file__).parents[2] / "README.md"
+PICTURE = README.parent / "docs" / "page.png"
 
 _AXE = "return axe.run(document, { resultTypes: ['violations'] });"
 # Wider than the window is only what scrolls within itself.
@@ -329,10 +330,13 @@ def test_logs_out_everywhere(page: Page) -> None:
     assert page.desk.server.post("/auth/refresh", {"refresh_token": other}).status == 401
 
 
-def test_one_command_leads_to_a_page_that_is_logged_in(
-    browser: Chromium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_command_leads_to_a_page_that_is_logged_in(browser: Chromium, tmp_path: Path) -> None:
     """`webbrowser` asks the program that BROWSER names to open the page."""
+    readme = README.read_text(encoding="utf-8")
+    line = readme.partition("<!-- page-command -->\n```sh\n")[2].partition("\n")[0]
+    installed, _, command = line.rpartition("/")
+    assert installed == "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin"
+    assert command == "tokenctl serve --dev --open"
     opened = tmp_path / "opened"
     program = tmp_path / "browser"
     program.write_text(f'#!/bin/sh\necho "$1" > {opened}.new && mv {opened}.new {opened}\n')
