@@ -485,15 +485,15 @@ def test_revoke_me_is_noticed_by_the_next_call(page: Page) -> None:
 def test_ends_one_login_and_all_others(page: Page) -> None:
     tokens = [strange_login(page.desk) for _ in range(3)]
     page.log_in()
-    page.wait(lambda: len(page.all("#logins tr")) >= 4)
+    page.wait(lambda: len(page.all("#logins li")) >= 4)
     page.find("#logins button").click()  # the newest of the others
     page.says("That login is over")
     refused = [page.desk.server.post("/auth/refresh", {"refresh_token": each}).status for each in tokens]
     assert sorted(refused) == [200, 200, 401]
     page.press("#end-others")
     page.says("over.")
-    page.wait(lambda: len(page.all("#logins tr")) == 1)
-    assert page.find("#logins tr").get_dom_attribute("data-current") == "true"
+    page.wait(lambda: len(page.all("#logins li")) == 1)
+    assert page.find("#logins li").get_dom_attribute("data-current") == "true"
     assert "this one" in page.text("#logins")
     assert not page.find("#end-others").is_enabled()
     for each in tokens:

@@ -2,9 +2,11 @@
 
 import { amount, get, make, onPress, toTheMinute } from "./dom.js";
 
+/** Those that others claim to be come last. */
+const BROWSERS = [/Edg\/[\d.]+/, /OPR\/[\d.]+/, /Firefox\/[\d.]+/, /\w*Chrome\/[\d.]+/, /Safari\/[\d.]+/, /^\S+/];
+
 /** The part of a user agent that people know. */
-const known = (agent) => /(?:Firefox|Edg|OPR|Chrome|Version|[\w-]+)\/[\d.]+/.exec(
-  (agent ?? "").replace(/^Mozilla\/5\.0 \([^)]*\) (?:AppleWebKit|Gecko)\/\S+ (?:\(KHTML, like Gecko\) )?/, ""))?.[0] ?? "unknown";
+const known = (agent) => BROWSERS.map((each) => each.exec(agent ?? "")?.[0]).find(Boolean) ?? "an unknown program";
 
 export function logins({ auth, say }) {
   let others = [];
@@ -16,7 +18,11 @@ export function logins({ auth, say }) {
   }
 
   function row(login) {
-    const cell = (...content) => make("td", {}, ...content);
+    const device = make("strong", {}, known(login.user_agent));
+    const times = `since ${toTheMinute(login.created_at)}, last used ${toTheMinute(login.last_used_at)}`;
+    const about = make("div", {}, make("p", {}, device, ` from ${login.ip ?? "an unknown address"}`),
+      make("p", { className: "hint" }, times));
+    if (login.current) return make("li", { data: { current: true } }, about, "this one");
     const which = make("span", { className: "for-readers" }, ` of ${toTheMinute(login.created_at)}`);
     const button = make("button", {}, "End this one", which);
     onPress(button, say, async () => {
@@ -25,9 +31,7 @@ export function logins({ auth, say }) {
       await load();
       say.done("That login is over.");
     });
-    return make("tr", { data: { current: login.current } }, cell(login.ip ?? "unknown"),
-      cell(known(login.user_agent)), cell(toTheMinute(login.created_at)), cell(toTheMinute(login.last_used_at)),
-      cell(login.current ? "this one" : button));
+    return make("li", {}, about, button);
   }
 
   async function load() {
