@@ -26,11 +26,12 @@ from tokenctl.core.names import clean_note
 from tokenctl.core.refresh_token import RefreshToken
 from tokenctl.errors import DatabaseExists, DatabaseFull, KeyUnusable, KeyWrong, NotFound
 from tokenctl.service import evidence_lines, exporting
-from tokenctl.service.evidence_lines import Line, encoded, show_utc, shown
+from tokenctl.service.evidence_lines import Line, encoded, shown
 from tokenctl.service.evidence_page import MOST_ACTS, MOST_USERS, Act, Lane, PlanShare, Story, UserShare, page
 from tokenctl.service.evidence_readme import readme
 from tokenctl.service.evidence_runs import Runs, least
 from tokenctl.service.evidence_tally import Login, PlanUse, Tally, Use
+from tokenctl.service.instants import show_utc
 from tokenctl.service.revocation import Progress, unseen
 from tokenctl.service.runtime import Runtime
 from tokenctl.service.transactions import repeated

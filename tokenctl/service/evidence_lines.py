@@ -9,30 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tokenctl.core.refresh_token import RefreshToken
+from tokenctl.service.instants import show_utc
 from tokenctl.storage.events import Event
 from tokenctl.storage.evidence import SlicedEvent
 
 Line = dict[str, Any]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SELECTOR_INSTANTS = ("issued_after", "issued_before")
 
 
-def show_utc(instant: int) -> str:
-    """RFC 3339 in UTC with microseconds; an instant (µs) that no calendar has as `@` and its µs."""
-    try:
-        moment = _EPOCH + timedelta(microseconds=instant)
-    except OverflowError:
-        return f"@{instant}"
-    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
-
-
 def shown(instant: int | None) -> str | None:
-    """The same, where there may be none."""
+    """As `show_utc`, where there may be none."""
     return None if instant is None else show_utc(instant)
 
 

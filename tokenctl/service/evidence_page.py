@@ -11,10 +11,10 @@ import hashlib
 import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from tokenctl.service.evidence_lines import printable
+from tokenctl.service.instants import show_utc
 
 #: Lanes that are drawn.
 MOST_LANES = 60
@@ -23,7 +23,6 @@ MOST_USERS = 200
 #: Plans that are listed, and other events with the reason.
 MOST_ACTS = 20
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MINUTE = 60_000_000
 _HOUR = 60 * _MINUTE
 _DAY = 24 * _HOUR
@@ -169,11 +168,8 @@ def _name(value: str) -> str:
 
 def _moment(instant: int) -> str:
     """`2026-03-14 03:10:02`, in UTC; an instant that no calendar has as `@` and its µs."""
-    try:
-        moment = _EPOCH + timedelta(microseconds=instant)
-    except OverflowError:
-        return f"@{instant}"
-    return moment.strftime("%Y-%m-%d %H:%M:%S")
+    shown = show_utc(instant)
+    return shown if shown.startswith("@") else shown[:19].replace("T", " ")
 
 
 def _time(instant: int | None) -> str:

@@ -94,7 +94,7 @@ def read_value(name: str, value: Any) -> Any:
     return value
 
 
-def _events(connection: Connection) -> Select[Any]:
+def select_events(connection: Connection) -> Select[Any]:
     """All columns, and the name of the user."""
     columns = (readable(connection, column) for column in events.c)
     name = readable(connection, users.c.name, "user_name")
@@ -110,16 +110,16 @@ def tail(
     others: they must be asked for.
     """
     wanted = _of_types(connection, types)
-    statement = _events(connection).where(wanted).order_by(events.c.id.desc()).limit(limit)
+    statement = select_events(connection).where(wanted).order_by(events.c.id.desc()).limit(limit)
     if token_id is not None:
         statement = statement.where(events.c.token_id == ids.to_bytes(token_id))
-    return [_event(row) for row in reversed(connection.execute(statement).all())]
+    return [read_event(row) for row in reversed(connection.execute(statement).all())]
 
 
 def after(connection: Connection, event_id: int, *, limit: int) -> list[Event]:
     """The next events of all types behind the one with that id, in order of id; at most `limit`."""
-    statement = _events(connection).where(events.c.id > event_id).order_by(events.c.id).limit(limit)
-    return [_event(row) for row in connection.execute(statement)]
+    statement = select_events(connection).where(events.c.id > event_id).order_by(events.c.id).limit(limit)
+    return [read_event(row) for row in connection.execute(statement)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +144,8 @@ class Search:
 def search(connection: Connection, wanted: Search, *, after: int, limit: int) -> list[Event]:
     """The next events that match behind the one with that id, in order of id; at most `limit`."""
     conditions = [events.c.id > after, *_conditions(connection, wanted)]
-    statement = _events(connection).where(*conditions).order_by(events.c.id).limit(limit)
-    return [_event(row) for row in connection.execute(statement)]
+    statement = select_events(connection).where(*conditions).order_by(events.c.id).limit(limit)
+    return [read_event(row) for row in connection.execute(statement)]
 
 
 def _conditions(connection: Connection, wanted: Search) -> list[ColumnElement[bool]]:
@@ -199,8 +199,9 @@ def exists_between(
 
 def critical_since(connection: Connection, since: int) -> list[Event]:
     """Events that need a person, at or after `since` (µs): those with `critical` in their data."""
-    statement = _events(connection).where(events.c.at >= since, events.c.data.contains('"critical":true'))
-    return [_event(row) for row in connection.execute(statement.order_by(events.c.id))]
+    critical = events.c.data.contains('"critical":true')
+    statement = select_events(connection).where(events.c.at >= since, critical).order_by(events.c.id)
+    return [read_event(row) for row in connection.execute(statement)]
 
 
 def fall_since_last_purge(connection: Connection, *, longer_than: int, now: int) -> tuple[int, int] | None:
@@ -239,7 +240,8 @@ def gaps_since_last_purge(connection: Connection, *, longer_than: int, now: int)
     return [(row.before, row.at) for row in connection.execute(leaps)] + end
 
 
-def _event(row: Row[Any]) -> Event:
+def read_event(row: Row[Any]) -> Event:
+    """What a row of `select_events` says."""
     values = {name: read_value(name, value) for name, value in row._mapping.items()}
     del values["segment"]
     for name, show in (("user_id", ids.user_id), ("token_id", ids.token_id)):

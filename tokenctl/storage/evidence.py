@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from tokenctl.core import ids
-from tokenctl.storage.events import Event, parse_data
+from tokenctl.storage.events import Event, read_event, select_events
 from tokenctl.storage.schema import events, refresh_tokens
 
 #: Rows that are fetched at a time.
@@ -65,27 +64,12 @@ def plans_before(connection: Connection, event_id: int) -> Iterator[SlicedEvent]
 
 
 def _stream(connection: Connection, condition: sa.ColumnElement[bool]) -> Iterator[SlicedEvent]:
-    statement = sa.select(events).where(condition).order_by(events.c.id)
+    statement = select_events(connection).where(condition).order_by(events.c.id)
     for row in _rows(connection, statement):
-        yield SlicedEvent(_event(row), row.segment)
+        yield SlicedEvent(read_event(row), row.segment)
 
 
 def _rows(connection: Connection, statement: sa.Executable) -> Iterator[Row[Any]]:
     """Row by row: the driver of a server would fetch all of them before the first."""
     with connection.execution_options(yield_per=_FETCHED).execute(statement) as result:
         yield from result
-
-
-def _event(row: Row[Any]) -> Event:
-    return Event(
-        id=row.id,
-        at=row.at,
-        type=row.type,
-        actor=row.actor,
-        user_id=None if row.user_id is None else ids.user_id(row.user_id),
-        token_id=None if row.token_id is None else ids.token_id(row.token_id),
-        client_id=row.client_id,
-        ip=row.ip,
-        reason=row.reason,
-        data=parse_data(row.data),
-    )
