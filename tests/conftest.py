@@ -5,7 +5,9 @@ And what each run says at its end: how many tests it left out, and how to run th
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -230,6 +232,27 @@ def postgres() -> Iterator[Postgres]:
             yield databases
         finally:
             databases.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB, to be filled."""
+    path = tmp_path / "small"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(path)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root may mount a small disk, and not in every container")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def leave_free(disk: Path, size: int) -> Path:
+    """Fill the file system up to so many bytes; the file that does it, to be deleted."""
+    ballast = disk / "ballast"
+    ballast.write_bytes(bytes(shutil.disk_usage(disk).free - size))
+    return ballast
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 
 from tests.cli import environment
 from tests.cli.warm import Warm
+from tests.conftest import leave_free
 from tests.sample import SAMPLE
 from tokenctl import TokenService, initialise
 from tokenctl.settings import Settings
@@ -333,25 +333,12 @@ def test_killed_again_and_again_nothing_is_lost(warm: Warm, large: Path) -> None
     assert held == set(range(1, 500 * _SEGMENTS + 1))
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    path = tmp_path / "small"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(path)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("only root may mount a small disk, and not in every container")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
-
-
 def test_a_full_disk_archives_nothing(warm: Warm, large: Path, small_disk: Path) -> None:
     shell = Shell(warm, large, "own.db")
+    ballast = leave_free(small_disk, 1_000_000)
     done = shell("audit", "archive", "--older-than", "90d", "--to", "small", "--yes", code=1)
     assert done.stderr.startswith("error[db.full]: small/audit-1-40.jsonl cannot be made: No space left")
     assert "Try: free some space, or name a place on another file system with --to" in done.stderr
-    assert list(small_disk.iterdir()) == []
+    assert list(small_disk.iterdir()) == [ballast]
     assert _archived(large) == 0
     assert "20,0" in shell("audit", "verify").stdout

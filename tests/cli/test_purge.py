@@ -24,7 +24,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests import cli
-from tests.conftest import CHEAP, KINDS, MASTER_KEY, Postgres
+from tests.conftest import CHEAP, KINDS, MASTER_KEY, Postgres, leave_free
 from tests.postgres import Server, started
 from tests.sample import SAMPLE
 from tests.service import DAY, add_logins, dump, login_row, run_sql
@@ -343,26 +343,10 @@ def test_killed_again_and_again(full: Place) -> None:
 # --- the disk, the clock, the database -----------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MiB."""
-    path = tmp_path / "small"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(path)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("only root may mount a small disk, and not in every container")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
-
-
 def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
     place = make_place(tmp_path, str(small_disk / "tokens.db"), born=now())
     fill(place)
-    free = shutil.disk_usage(small_disk).free
-    assert free > 1_000_000
-    (small_disk / "ballast").write_bytes(bytes(free - 150_000))
+    ballast = leave_free(small_disk, 150_000)
     argv = ("purge", "--json", "--batch", "5000", "--metrics-file", str(tmp_path / "purge.prom"))
     done = place.tokenctl(*argv)
     assert (done.returncode, done.stdout) == (1, "")
@@ -371,7 +355,7 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
     assert error["hint"] == "free some space on the file system of the database, then repeat the command"
     assert figures(tmp_path / "purge.prom")["last_exit_code"] == 1
     assert place.live() == LIVE
-    (small_disk / "ballast").unlink()
+    ballast.unlink()
     done = place.tokenctl(*argv)
     assert done.returncode == 0, done.stderr
     assert place.count() == place.live() == LIVE

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tests.conftest import CHEAP, MASTER_KEY, START, Clock
+from tests.conftest import CHEAP, MASTER_KEY, START, Clock, leave_free
 from tests.service import dump, run_sql
 from tokenctl import Context, Selector, Settings, TokenPair, TokenService, initialise
 from tokenctl.core.keys import derive_keys, format_master_key, parse_master_key
@@ -543,20 +543,6 @@ def fill_up(service: TokenService, string: str, limit: int) -> tuple[str, int, D
     return string, generation, None
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    path = tmp_path / "small"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(path)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("only root may mount a small disk, and not in every container")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
-
-
 class TestDiskFull:
     def test_nothing_acknowledged_is_lost_and_it_goes_on_afterwards(
         self, small_disk: Path, new_database: Path, clock: Clock
@@ -564,8 +550,7 @@ class TestDiskFull:
         for file in new_database.iterdir():
             shutil.copy(file, small_disk)
         settings = Settings(database=str(small_disk / "tokens.db"))
-        ballast = small_disk / "ballast"
-        ballast.write_bytes(bytes(300_000))
+        ballast = leave_free(small_disk, 500_000)
         with TokenService(settings, clock=clock, passwords=CHEAP) as service:
             service.create_user("ada")
             pair = service.issue("ada")
@@ -584,8 +569,7 @@ class TestDiskFull:
         assert run_sql(settings, "PRAGMA integrity_check") == [("ok",)]
 
     def test_init_leaves_nothing_half_made(self, small_disk: Path) -> None:
-        ballast = small_disk / "ballast"
-        ballast.write_bytes(bytes(1_000_000))
+        ballast = leave_free(small_disk, 40_000)
         settings = Settings(database=str(small_disk / "tokens.db"))
         with pytest.raises(DatabaseFull):
             initialise(settings)

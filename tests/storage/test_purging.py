@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
@@ -17,7 +16,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from tests.conftest import CHEAP, KINDS, START, Clock
+from tests.conftest import CHEAP, KINDS, START, Clock, leave_free
 from tests.service import DAY, SECOND, add_logins, is_postgres, login_row, run_sql
 from tokenctl import Settings, TokenService
 from tokenctl.errors import DatabaseAway, DatabaseError, DatabaseFull, DatabaseLocked
@@ -344,33 +343,18 @@ class TestSpace:
             vacuum.result(20)
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(path)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("only root may mount a small disk, and not in every container")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
-
-
 def test_a_vacuum_on_a_full_disk_leaves_the_database_as_it_was(
-    disk: Path, new_database: Path, clock: Clock
+    small_disk: Path, new_database: Path, clock: Clock
 ) -> None:
     for file in new_database.iterdir():
-        shutil.copy(file, disk)
-    settings = Settings(database=str(disk / "tokens.db"))
+        shutil.copy(file, small_disk)
+    settings = Settings(database=str(small_disk / "tokens.db"))
     with TokenService(settings, clock=clock, passwords=CHEAP) as service:
         add_mixed(settings, service.create_user("ada").id, 3_000)
         run_sql(settings, "PRAGMA wal_checkpoint(TRUNCATE)")
         assert service.purge().purged == 1_500
         run_sql(settings, "PRAGMA wal_checkpoint(TRUNCATE)")
-        ballast = disk / "ballast"
-        ballast.write_bytes(bytes(shutil.disk_usage(disk).free - 100_000))
+        ballast = leave_free(small_disk, 100_000)
         with pytest.raises(DatabaseFull) as caught:
             service.purge(vacuum=True)
         assert caught.value.hint
