@@ -10,7 +10,8 @@ import asyncio
 import copy
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from concurrent.futures import Future
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from tokenctl.client import core
 from tokenctl.client.clock import now
@@ -23,26 +24,52 @@ from tokenctl.client.stores import MemoryStore, Store
 TIMEOUT = 10.0
 
 
-class Flow:
+#: The client of an HTTP library.
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Library(Generic[C]):
+    """What httpx and httpx2 call by the same names, without being the same."""
+
+    client: Callable[[], C]
+    request_error: type[Exception]
+    #: The errors after which nothing has arrived at the server.
+    never_sent: tuple[type[Exception], ...]
+
+
+class Flow(Generic[C]):
     """What `TokenAuth` does, whichever library sends the requests."""
+
+    #: Which one that is.
+    _library: Library[C]
 
     def __init__(
         self,
         base_url: str,
         *,
-        store: Store | None,
-        client_id: str,
-        origins: Iterable[str],
-        on_end: Callable[[], None] | None,
-        clock: Callable[[], Moment] | None,
-        post: Post,
+        store: Store | None = None,
+        client_id: str = "default",
+        origins: Iterable[str] = (),
+        on_end: Callable[[], None] | None = None,
+        connect: Callable[[], C] | None = None,
+        clock: Callable[[], Moment] = now,
     ) -> None:
+        """`base_url` is that of `tokenctl serve`; the token goes there and to `origins`, to no other.
+
+        store: where the tokens are kept, in memory by default.
+        on_end: called once, from a thread of ours, when the server has ended the login.
+        connect: makes the client for our own calls, where yours needs a proxy or a private CA.
+        clock: for tests.
+
+        Raises ValueError for what is no address of a server.
+        """
         self._session = Session(
             base_url=base_url,
             client_id=client_id,
             store=MemoryStore() if store is None else store,
-            post=post,
-            clock=now if clock is None else clock,
+            post=_poster(self._library, connect or self._library.client),
+            clock=clock,
             on_end=on_end,
         )
         base_url = self._session.base_url
@@ -189,13 +216,8 @@ def _not_repeatable() -> BodyNotRepeatable:
 # --- calls of our own ----------------------------------------------------------------------
 
 
-def poster(
-    connect: Callable[[], Any], request_error: type[Exception], never_sent: tuple[type[Exception], ...]
-) -> Post:
-    """How the session reaches the server: a connection for each call, with `connect()` as its client.
-
-    So nothing has to be closed by the user. `never_sent` are the errors after which nothing has arrived.
-    """
+def _poster(library: Library[Any], connect: Callable[[], Any]) -> Post:
+    """How the session reaches the server: a connection for each call, so nothing has to be closed."""
 
     def post(url: str, fields: Any) -> Answer | NoAnswer:
         try:
@@ -204,8 +226,8 @@ def poster(
                 response = http.post(url, json=dict(fields), auth=None, follow_redirects=False)
                 headers = {name.lower(): value for name, value in response.headers.items()}
                 return Answer(response.status_code, headers, response.content)
-        except request_error as error:
+        except library.request_error as error:
             reason = f"the server does not answer ({type(error).__name__}: {error})"
-            return NoAnswer(lost=not isinstance(error, never_sent), reason=reason)
+            return NoAnswer(lost=not isinstance(error, library.never_sent), reason=reason)
 
     return post

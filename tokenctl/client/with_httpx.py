@@ -1,52 +1,20 @@
-"""`TokenAuth` for httpx: its base class, its exceptions, and nothing else."""
+"""`TokenAuth` for httpx: its base class, its client and its exceptions, and nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 import httpx
 
-from tokenctl.client.core import Moment
-from tokenctl.client.flow import TIMEOUT, Flow, poster
-from tokenctl.client.stores import Store
+from tokenctl.client.flow import TIMEOUT, Flow, Library
 
 
-class TokenAuth(Flow, httpx.Auth):
+class TokenAuth(Flow[httpx.Client], httpx.Auth):
     """Sends requests with an access token that is always fresh; for `httpx.Client` and `httpx.AsyncClient`.
 
     One object is for one login; any number of clients, threads and tasks may share it.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        *,
-        store: Store | None = None,
-        client_id: str = "default",
-        origins: Iterable[str] = (),
-        on_end: Callable[[], None] | None = None,
-        connect: Callable[[], httpx.Client] | None = None,
-        clock: Callable[[], Moment] | None = None,
-    ) -> None:
-        """`base_url` is that of `tokenctl serve`; the token goes there and to `origins`, to no other.
-
-        store: where the tokens are kept, in memory by default.
-        on_end: called once, from a thread of ours, when the server has ended the login.
-        connect: makes the client for our own calls, where yours needs a proxy or a private CA.
-        clock: for tests.
-
-        Raises ValueError for what is no address of a server.
-        """
-        super().__init__(
-            base_url,
-            store=store,
-            client_id=client_id,
-            origins=origins,
-            on_end=on_end,
-            clock=clock,
-            post=poster(
-                connect or (lambda: httpx.Client(timeout=TIMEOUT)),
-                httpx.RequestError,
-                (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout),
-            ),
-        )
+    _library = Library(
+        client=lambda: httpx.Client(timeout=TIMEOUT),
+        request_error=httpx.RequestError,
+        never_sent=(httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout),
+    )
