@@ -271,6 +271,24 @@ def test_a_fault_that_there_is_none_of_is_refused(shared: Spawned) -> None:
         assert shared.post("/dev/faults", fields).status == 422
 
 
+# under which names it answers
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "[::1]"])
+def test_it_answers_to_the_names_of_this_machine(shared: Spawned, name: str) -> None:
+    for host in (name, f"{name}:{shared.port}"):
+        assert shared.send("GET", "/dev/state", None, {"Host": host}).status == 200
+
+
+@pytest.mark.parametrize("name", ["evil.example", "localhost.evil.example", "127.0.0.1.nip.io", ""])
+def test_a_page_of_another_name_gets_nothing(shared: Spawned, name: str) -> None:
+    """DNS rebinding: the name leads here, and to a browser the page is one of our origin."""
+    for path in ("/", "/dev/state", "/dev/events", "/auth/me"):
+        assert shared.send("GET", path, None, {"Host": f"{name}:{shared.port}"}).status == 400
+    origin = {"Host": name, "Origin": f"http://{name}"}
+    assert shared.send("POST", "/dev/clock", {"seconds": 60}, origin).status == 400
+
+
 # the page, and what it has to know
 
 
@@ -318,8 +336,9 @@ def listening(
         answer = connection.getresponse()
         assert answer.status == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
-        assert answer.readline() == b": listening\n"
-        assert answer.readline() == b"\n"
+        begin = [answer.readline() for _ in range(4)]
+        assert begin[0].startswith(b"id: ")
+        assert begin[1:] == [b"event: listening\n", b"data:\n", b"\n"]
 
         def following() -> dict[str, Any]:
             fields = {}
@@ -367,6 +386,17 @@ def test_who_says_no_number_gets_what_comes(shared: Spawned, said: str) -> None:
     with listening(shared, f"?after={said}") as following:
         shared.post("/auth/login", {"username": "nobody", "password": "x"})
         assert following()["type"] == "login.failed"
+
+
+def test_ids_of_a_database_that_was_there_before_hide_nothing(shared: Spawned) -> None:
+    with listening(shared, "?after=999999999") as following:
+        log_in(shared)
+        assert following()["type"] == "login.ok"
+
+
+def test_whoever_asks_for_the_head_of_the_stream_gets_no_more(shared: Spawned) -> None:
+    reply = shared.send("HEAD", "/dev/events")
+    assert (reply.status, reply.body) == (200, b"")
 
 
 def test_a_listener_who_goes_away_costs_nothing(shared: Spawned) -> None:

@@ -51,8 +51,8 @@ def serve(
     if open_page and not dev:
         raise InvalidInput("only --dev has a page to open", hint="tokenctl serve --dev --open")
     run.out.expect(_COLUMNS)
+    from tokenctl.http import start
     from tokenctl.http.server import demand_issuer, listen
-    from tokenctl.http.start import serve
     from tokenctl.settings import mask_password
 
     settings = run.settings
@@ -70,7 +70,7 @@ def serve(
             if open_page:
                 Thread(target=_open, args=(run, f"{url}/#demo"), name="browser", daemon=True).start()
 
-        serve(settings, bound, dev=dev, actor=run.actor, ready=ready)
+        start.serve(settings, bound, dev=dev, actor=run.actor, ready=ready)
 
 
 def _open(run: Run, page: str) -> None:

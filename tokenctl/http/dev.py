@@ -9,15 +9,17 @@ import asyncio
 import re
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct, structs
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from tokenctl import TokenService, initialise
-from tokenctl.errors import Busy, ConfigInvalid, UserExists
+from tokenctl.errors import Busy, ConfigInvalid, TokenctlError, UserExists
 from tokenctl.http import problems
 from tokenctl.http.endpoint import JSON, NO_STORE, PROBLEM, Endpoint
 from tokenctl.http.files import Files
@@ -151,15 +153,13 @@ async def _cut(receive: Receive) -> None:
 
 
 async def _unavailable(scope: Scope, send: Send) -> None:
-    error, request_id, oauth = (
-        Busy("a fault on demand"),
-        secrets.token_hex(8),
-        scope["path"].startswith("/oauth/"),
-    )
+    error, request_id = Busy("a fault on demand"), secrets.token_hex(8)
+    oauth = scope["path"].startswith("/oauth/")
     status, body = problems.oauth_error(error) if oauth else problems.problem(error, request_id)
     headers = [
         (b"content-type", JSON if oauth else PROBLEM),
         (b"cache-control", NO_STORE),
+        (b"x-content-type-options", b"nosniff"),
         (b"x-request-id", request_id.encode()),
         (b"content-length", b"%d" % len(body)),
         *problems.headers_for(error, under_oauth=oauth, retry_after=1),
@@ -178,8 +178,11 @@ class Controls:
         self._left = 0
 
     def around(self, app: ASGIApp) -> ASGIApp:
-        """The application with the faults in front."""
-        return Faults(app, self)
+        """The application with the faults in front, under the names of this machine alone."""
+        # Another name that leads to 127.0.0.1 makes somebody else's page one of our origin (DNS rebinding).
+        names = ["localhost", "127.0.0.1", "[::1]", self._settings.host]
+        names.append(urlsplit(self._settings.issuer).hostname or "localhost")
+        return TrustedHostMiddleware(Faults(app, self), names, www_redirect=False)
 
     def take_fault(self, path: str) -> Fault | None:
         """The fault that a request of that path gets, which is then one less."""
@@ -291,16 +294,22 @@ class EventStream:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         gone = asyncio.ensure_future(_until_gone(receive))
         try:
-            await self._stream(send, gone, _last_seen(scope))
+            if scope["method"] != "HEAD":
+                # A server that is busy, or its database away: the browser comes again by itself.
+                with suppress(TokenctlError):
+                    await self._stream(send, gone, _last_seen(scope))
         finally:
             gone.cancel()
         await send({"type": "http.response.body", "body": b""})
 
     async def _stream(self, send: Send, gone: asyncio.Future[None], last: int | None) -> None:
         audit, pool = self._site.service.audit, self._site.database
-        if last is None:
-            last = await pool.run(audit.newest_id)
-        await send({"type": "http.response.body", "body": b": listening\n\n", "more_body": True})
+        newest = await pool.run(audit.newest_id)
+        # Of a database before this one the caller may have larger ids.
+        last = newest if last is None else min(last, newest)
+        # With an id, so that who is cut off before the first event comes again from here.
+        begin = b"id: %d\nevent: listening\ndata:\n\n" % last
+        await send({"type": "http.response.body", "body": begin, "more_body": True})
         while not gone.done() and not self._closed:
             for event in await pool.run(audit.after, last):
                 assert event.id is not None

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from starlette.types import ASGIApp
     from uvicorn import Server
 
     from tokenctl import Settings
@@ -43,43 +44,60 @@ def serve(
     Raises ConfigInvalid, and what opening the database and its key raises.
     """
     write_line = logs.configure(for_people=dev)
-    if dev:
-        server, sealer, purger = _for_development(settings, actor, write_line, ready)
-        with sealer, purger:
-            run(server, bound)
-    else:
-        _serve_for_real_use(settings, bound, actor, write_line, ready)
+    begin = _serve_for_development if dev else _serve_for_real_use
+    begin(settings, bound, actor, write_line, ready)
 
 
 def _serve_for_real_use(
     settings: Settings, bound: socket.socket, actor: str, write_line: WriteLine, ready: Callable[[], None]
 ) -> None:
-    hashing = hashing_executor()
-    service = TokenService(settings, hashing=hashing, actor=actor, may_be_away=True)
-    late, sealer = None, Sealer(service)
-    try:
+    hashing, go = hashing_executor(), run
+    # The site closes it, too; where there is none yet, nobody else does.
+    with TokenService(settings, hashing=hashing, actor=actor, may_be_away=True) as service:
         try:
             _demand_real_use(service)
             service.keys.current()  # a missing key is found now, and not by the first login
         except DatabaseAway as error:  # it may come: until then /readyz and all that needs it say 503
             _log.warning("%s: starting without it", error.message)
-            late = _LateLook(service)
+            go = _LateLook(service).run
         site = Site(service, hashing, write_line)
-        purger = Purger(service, site.metrics, every=settings.purge_every)
+        _serve(make_app(site), site, bound, ready, go=go)
 
-        def stopping() -> None:
-            sealer.stop()
-            purger.stop()
 
-        server = make_server(make_app(site), settings, ready=ready, stopping=stopping)
-    except BaseException:
-        service.close()
-        raise
+def _serve_for_development(
+    settings: Settings, bound: socket.socket, actor: str, write_line: WriteLine, ready: Callable[[], None]
+) -> None:
+    hashing = hashing_executor()
+    service, clock = development.open_service(settings, hashing, actor=actor)
+    with service:
+        site = Site(service, hashing, write_line, dev=True)
+        controls = development.Controls(clock, settings)
+        stream = development.EventStream(site)
+        routes = [Route("/dev/events", stream, methods=["GET"])]
+        app = make_app(site, controls.endpoints(), routes, controls.around)
+        _serve(app, site, bound, ready, stopping=stream.close)
+
+
+def _serve(
+    app: ASGIApp,
+    site: Site,
+    bound: socket.socket,
+    ready: Callable[[], None],
+    *,
+    stopping: Callable[[], None] = lambda: None,
+    go: Callable[[Server, socket.socket], None] = run,
+) -> None:
+    """Serve with what goes on beside it, until `go` returns; `stopping` is called when it begins to end."""
+    sealer = Sealer(site.service)
+    purger = Purger(site.service, site.metrics, every=site.settings.purge_every)
+
+    def stop() -> None:
+        for each in (stopping, sealer.stop, purger.stop):
+            each()
+
+    server = make_server(app, site.settings, ready=ready, stopping=stop)
     with sealer, purger:
-        if late is None:
-            run(server, bound)
-        else:
-            late.run(server, bound)
+        go(server, bound)
 
 
 class _LateLook:
@@ -111,27 +129,6 @@ class _LateLook:
             except TokenctlError:  # still away, or without our tables yet: each request finds that by itself
                 continue
             return
-
-
-def _for_development(
-    settings: Settings, actor: str, write_line: WriteLine, ready: Callable[[], None]
-) -> tuple[Server, Sealer, Purger]:
-    hashing = hashing_executor()
-    service, clock = development.open_service(settings, hashing, actor=actor)
-    site = Site(service, hashing, write_line, dev=True)
-    controls = development.Controls(clock, settings)
-    stream = development.EventStream(site)
-    routes = [Route("/dev/events", stream, methods=["GET"])]
-    app = make_app(site, controls.endpoints(), routes, controls.around)
-    sealer = Sealer(service)
-    purger = Purger(service, site.metrics, every=settings.purge_every)
-
-    def stopping() -> None:
-        stream.close()
-        sealer.stop()
-        purger.stop()
-
-    return make_server(app, settings, ready=ready, stopping=stopping), sealer, purger
 
 
 def _demand_real_use(service: TokenService) -> None:
