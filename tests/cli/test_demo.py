@@ -225,7 +225,7 @@ def test_a_signal_leaves_nothing_behind(
         (os.killpg if everybody else os.kill)(process.pid, number)
         out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (code, b"")
-        assert json.loads(err.splitlines()[-1])["error"]["code"] == "interrupted"
+        assert err.splitlines()[-1].startswith(b'{"error": {"code": "interrupted"'), err
         assert b"Traceback" not in err
         assert members(process.pid) == []
         assert list(place.iterdir()) == []

@@ -26,6 +26,8 @@ from tests.sample import SAMPLE
 from tokenctl.http.dev import DEMO_PASSWORD, DEMO_USER
 
 DAY = 86_400
+#: An answer of which there is no more than the beginning.
+CUT = (ConnectionResetError, http.client.IncompleteRead)
 
 
 @pytest.fixture
@@ -188,7 +190,7 @@ def fault(server: Spawned, **fields: Any) -> Iterator[None]:
 def test_a_dropped_answer_was_committed_and_the_retry_gets_the_same_one(shared: Spawned) -> None:
     first = log_in(shared)["refresh_token"]
     with fault(shared, kind="drop"):
-        with pytest.raises((ConnectionResetError, http.client.RemoteDisconnected)):
+        with pytest.raises(CUT):
             refresh(shared, first)
         got = refresh(shared, first)
     assert got.status == 200
@@ -199,15 +201,30 @@ def test_a_dropped_answer_was_committed_and_the_retry_gets_the_same_one(shared: 
     assert refresh(shared, got.json["refresh_token"]).status == 200
 
 
+def test_a_dropped_answer_has_begun_and_has_no_cookie(tmp_path: Path) -> None:
+    """A browser that got no byte of it would ask again by itself, and the page would never know."""
+    with serving(tmp_path, "--dev", "--cookies") as server:
+        headers = {"X-Tokenctl": "1", "Origin": f"http://localhost:{server.port}"}
+        body = {"username": DEMO_USER, "password": DEMO_PASSWORD}
+        server.post("/dev/faults", {"kind": "drop", "path": "/auth/login"})
+        with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)) as connection:
+            connection.request(
+                "POST", "/auth/login", json.dumps(body), {"Content-Type": "application/json", **headers}
+            )
+            answer = connection.getresponse()
+            assert answer.status == 200
+            assert answer.headers["set-cookie"] is None
+            with pytest.raises(CUT):
+                answer.read()
+        assert server.send("POST", "/auth/login", body, headers).headers["set-cookie"]
+
+
 def test_a_drop_ends_only_its_own_connection(shared: Spawned) -> None:
     string = log_in(shared)["refresh_token"]
     with closing(http.client.HTTPConnection("127.0.0.1", shared.port, timeout=30)) as other:
         other.request("GET", "/healthz")
         assert other.getresponse().read()
-        with (
-            fault(shared, kind="drop"),
-            pytest.raises((ConnectionResetError, http.client.RemoteDisconnected)),
-        ):
+        with fault(shared, kind="drop"), pytest.raises(CUT):
             refresh(shared, string)
         other.request("GET", "/healthz")
         assert other.getresponse().status == 200
@@ -241,7 +258,7 @@ def test_a_page_can_read_a_fault_and_is_cut_off_like_anybody(shared: Spawned) ->
     assert reply.status == 503
     assert reply.headers["access-control-allow-origin"] == page["Origin"]
     assert "Retry-After" in reply.headers["access-control-expose-headers"]
-    with fault(shared, kind="drop"), pytest.raises((ConnectionResetError, http.client.RemoteDisconnected)):
+    with fault(shared, kind="drop"), pytest.raises(CUT):
         shared.send("POST", "/auth/refresh", body, page)
     assert shared.send("POST", "/auth/refresh", body, page).status == 200
 
@@ -328,9 +345,9 @@ def test_the_state_is_what_was_caused(dev: Spawned) -> None:
 
 @contextmanager
 def listening(
-    server: Spawned, query: str = "", headers: dict[str, str] | None = None
+    server: Spawned, query: str = "", headers: dict[str, str] | None = None, event: str = "audit"
 ) -> Iterator[Callable[[], dict[str, Any]]]:
-    """The stream; calling what it gives waits for the next event."""
+    """The stream; calling what it gives waits for the next one of those events."""
     with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)) as connection:
         connection.request("GET", f"/dev/events{query}", headers=headers or {})
         answer = connection.getresponse()
@@ -341,14 +358,15 @@ def listening(
         assert begin[1:] == [b"event: listening\n", b"data:\n", b"\n"]
 
         def following() -> dict[str, Any]:
-            fields = {}
-            while (line := answer.readline().decode().rstrip("\n")) != "":
-                name, _, value = line.partition(": ")
-                fields[name] = value
-            assert fields["event"] == "audit"
-            event: dict[str, Any] = json.loads(fields["data"])
-            assert fields["id"] == str(event["id"])
-            return event
+            fields: dict[str, str] = {}
+            while fields.get("event") != event:
+                fields = {}
+                while (line := answer.readline().decode().rstrip("\n")) != "":
+                    name, _, value = line.partition(": ")
+                    fields[name] = value
+            told: dict[str, Any] = json.loads(fields["data"])
+            assert event != "audit" or fields["id"] == str(told["id"])
+            return told
 
         yield following
 
@@ -368,6 +386,20 @@ def test_the_stream_tells_of_each_event_as_it_happens(shared: Spawned) -> None:
             assert {event["user"] for event in told.values()} == {DEMO_USER}
             assert told["token.issue"]["token_id"] == told["token.reuse"]["token_id"]
             assert pair["refresh_token"] not in str(told)
+
+
+def test_the_stream_tells_of_refreshes(shared: Spawned) -> None:
+    first = log_in(shared)["refresh_token"]
+    with listening(shared, event="refresh") as following, listening(shared, event="refresh") as other:
+        refresh(shared, first)
+        refresh(shared, first)
+        refresh(shared, "tkr1_no")
+        for each in (following, other):
+            told = [each() for _ in range(3)]
+            assert [one["status"] for one in told] == [200, 200, 401]
+            assert [one["reason"] or one["code"] for one in told] == [None, "retried", "token.invalid"]
+            assert told[0]["token_id"] == told[1]["token_id"]
+            assert first not in str(told)
 
 
 def test_who_comes_again_misses_nothing(shared: Spawned) -> None:

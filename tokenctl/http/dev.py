@@ -9,6 +9,7 @@ import asyncio
 import re
 import secrets
 import time
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,6 +26,7 @@ from tokenctl.http.endpoint import JSON, NO_STORE, PROBLEM, Endpoint
 from tokenctl.http.files import Files
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from concurrent.futures import Executor
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -37,6 +39,8 @@ DEMO_USER = "demo"
 #: Known to everybody: a database with this user is refused without --dev.
 DEMO_PASSWORD = "otters at dawn"  # noqa: S105 - it is public by design
 _POLL = 0.25
+#: What a listener has not been told yet, before the oldest is forgotten.
+_MOST_WAITING = 1_000
 _PAGE = Files(
     Path(__file__).parent.parent / "console" / "page",
     policy=b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
@@ -135,18 +139,31 @@ class Faults:
         elif fault.kind == "unavailable":
             await _unavailable(scope, send)
         else:
-            await self._app(scope, receive, _swallow)
+            await self._app(scope, receive, _only_the_head(send))
             await _cut(receive)
 
 
-async def _swallow(_message: Message) -> None:
-    """The answer is made, what it reports is committed, and nobody hears of it."""
+def _only_the_head(send: Send) -> Send:
+    """The answer is made, what it reports is committed, and nobody gets it.
+
+    Its head goes out, without the cookie: where a browser has no byte of an answer on a connection that it
+    had used before, it repeats the request by itself, and no page ever learns of it.
+    """
+
+    async def head(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            kept = [each for each in message["headers"] if each[0] != b"set-cookie"]
+            await send({**message, "headers": kept})
+
+    return head
 
 
 async def _cut(receive: Receive) -> None:
-    # ASGI has no way to close a connection without an answer; this is uvicorn's own transport. By `receive`,
-    # since the CORS middleware puts a `send` of its own in place of uvicorn's.
+    # ASGI has no way to close a connection in the middle of an answer; this is uvicorn's own transport. By
+    # `receive`, since the CORS middleware puts a `send` of its own in place of uvicorn's.
     cycle: Any = getattr(receive, "__self__", None)
+    cycle.transport.flush()
+    await asyncio.sleep(0.01)  # uvloop writes at the end of its turn
     cycle.transport.abort()
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -199,7 +216,7 @@ class Controls:
     async def set_fault(self, _call: Call, body: Fault) -> Fault:
         """Let the next requests fail.
 
-        `drop`: the request is done and committed, and the connection is cut before the answer.
+        `drop`: the request is done and committed, and the connection is cut in the middle of the answer.
         `unavailable`: 503 with Retry-After. `delay`: it is done later. `none`: all well again.
         """
         self._fault, self._left = body, 0 if body.kind == "none" else body.count
@@ -273,13 +290,26 @@ class Controls:
 class EventStream:
     """GET /dev/events: the audit log as it grows, as server-sent events, until either side ends it.
 
-    It begins with the next event; or behind the one whose id a page that comes again has in `after`, or a
-    browser that connects again in `Last-Event-ID`.
+    And each answer to a refresh, since a rotation is no event of the log. It begins with the next event; or
+    behind the one whose id a page that comes again has in `after`, or a browser that connects again in
+    `Last-Event-ID`.
     """
 
     def __init__(self, site: Site) -> None:
         self._site = site
         self._closed = False
+        #: Of those that listen now, what each has still to be told.
+        self._waiting: list[deque[bytes]] = []
+        site.watch(self._note)
+
+    def _note(self, line: Mapping[str, Any]) -> None:
+        """A line of the log of requests."""
+        if line["route"] != "/auth/refresh":
+            return
+        told = {name: line.get(name) for name in ("status", "code", "reason", "token_id")}
+        told["at"] = self._site.service.now() // 1_000_000
+        for waiting in self._waiting:
+            waiting.append(b"event: refresh\ndata: %s\n\n" % msgspec.json.encode(told))
 
     def close(self) -> None:
         """End every stream soon: the server stops, and none would end by itself."""
@@ -308,14 +338,19 @@ class EventStream:
         # Of a database before this one the caller may have larger ids.
         last = newest if last is None else min(last, newest)
         # With an id, so that who is cut off before the first event comes again from here.
-        begin = b"id: %d\nevent: listening\ndata:\n\n" % last
-        await send({"type": "http.response.body", "body": begin, "more_body": True})
-        while not gone.done() and not self._closed:
-            for event in await pool.run(audit.after, last):
-                assert event.id is not None
-                last = event.id
-                await send({"type": "http.response.body", "body": _sse(event), "more_body": True})
-            await asyncio.wait([gone], timeout=_POLL)
+        waiting = deque([b"id: %d\nevent: listening\ndata:\n\n" % last], _MOST_WAITING)
+        self._waiting.append(waiting)
+        try:
+            while not gone.done() and not self._closed:
+                for event in await pool.run(audit.after, last):
+                    assert event.id is not None
+                    last = event.id
+                    waiting.append(_sse(event))
+                while waiting:
+                    await send({"type": "http.response.body", "body": waiting.popleft(), "more_body": True})
+                await asyncio.wait([gone], timeout=_POLL)
+        finally:
+            self._waiting = [each for each in self._waiting if each is not waiting]
 
 
 def _last_seen(scope: Scope) -> int | None:

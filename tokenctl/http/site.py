@@ -62,7 +62,7 @@ class Site:
         self.retry_after = max(1, min(2, int(self.settings.grace.total_seconds() // 4)))
         parts = urlsplit(self.settings.issuer)
         self._origins = {*self.settings.cors_origins, f"{parts.scheme}://{parts.netloc}"}
-        self._write_line = write_line
+        self._hearers = [write_line]
 
     async def start(self) -> None:
         """Begin to take rotations."""
@@ -167,4 +167,9 @@ class Site:
                 line[name] = value
         if call.client_id is not None:  # what the caller said, and some say their secret
             line["client_id"] = masked(call.client_id[:128])
-        self._write_line(line)
+        for hear in self._hearers:
+            hear(line)
+
+    def watch(self, hear: WriteLine) -> None:
+        """Call it with each line of the log of requests, too."""
+        self._hearers.append(hear)
