@@ -67,7 +67,7 @@ export type AuthEvent =
   | { type: "login" }
   /** This tab has renewed the tokens. */
   | { type: "refreshed" }
-  /** Another tab has, or has logged in. */
+  /** Another tab has, or has logged in: the user may be another one now. */
   | { type: "adopted" }
   /** A new page has looked, and nobody is logged in. */
   | { type: "absent" }

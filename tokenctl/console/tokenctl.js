@@ -47,18 +47,18 @@ export const createAuth = (options = {}) => new Auth(options);
 class Auth {
   #base; #clientId; #cookie; #origins; #patience; #key;
   #store = null; // where the record of all tabs is; null: in memory
-  #channel = null;
+  #channel = null; #locks = null;
   #status = "unknown";
   #record = null;
   #got = null; // when the record was got, on both clocks
-  #turn = 0; // changes with each login and logout: what began before does not commit after
+  #logouts = 0; // a login that began before one does not commit after it
   #endedLogin = null; // its tokens are not taken up again, whoever still offers them
   #unrevoked; // the refresh token of a logout that the server has not heard of
   #flight = null; // the refresh that goes on
   #failures = 0;
   #coolUntil = 0;
-  #timer; #sleepers = new Map(); #wakers = new Set();
-  #subscribers = new Set(); #events = []; #locked = 0;
+  #timer; #sleepers = new Map();
+  #subscribers = new Set(); #events = []; #quiet = 0;
   #undo = []; #disposed = false;
 
   constructor({ baseUrl = globalThis.location?.origin, clientId = "default", mode = "cookie",
@@ -74,10 +74,12 @@ class Auth {
     if (storage !== "memory") this.#store = storage === "local" ? localStore(this.#key) : storage;
     if (typeof this.#store === "string") throw new TypeError('storage is "memory", "local" or an object');
     if (onEvent) this.subscribe(onEvent);
-    if (this.#shared) this.#connect();
-    else this.#status = "out"; // the refresh token is in the memory of this page, and the page is new
-    this.#listen(globalThis.document, "visibilitychange");
-    for (const name of ["pageshow", "focus", "online"]) this.#listen(globalThis.window, name);
+    if (this.#cookie || this.#store) this.#connect();
+    const wake = () => this.#wake();
+    for (const name of ["visibilitychange", "pageshow", "focus", "online"]) {
+      globalThis.addEventListener?.(name, wake);
+      this.#undo.push(() => globalThis.removeEventListener?.(name, wake));
+    }
   }
 
   // --- what a page calls ---
@@ -107,13 +109,13 @@ class Auth {
 
   async logout({ all = false } = {}) {
     this.#demandAlive();
-    if (this.#status === "unknown") await this.#reread();
-    const refresh = this.#record?.refresh ?? this.#unrevoked;
+    this.#logouts += 1;
+    // So that all tabs get to know whose login is over.
+    if (this.#status === "unknown") await this.#catchUp(false).catch(() => {});
+    const refresh = this.#unrevoked = this.#record?.refresh ?? this.#unrevoked;
     if (this.#record) await this.#end("logout");
     this.#status = "out";
-    if (!this.#cookie && !refresh) return;
-    this.#unrevoked = refresh;
-    await this.#underLock(() => this.#revoke(refresh, all));
+    if (this.#cookie || refresh) await this.#underLock(() => this.#revoke(refresh, all));
     this.#unrevoked = undefined;
   }
 
@@ -126,34 +128,29 @@ class Auth {
 
   async getToken({ signal } = {}) { return unlessAborted(this.#token(), signal); }
 
-  async fetch(input, init = {}) {
+  async fetch(input, init) {
     this.#demandAlive();
-    const url = new URL(input.url ?? input, globalThis.location?.href);
-    const headers = new Headers(init.headers ?? input.headers);
-    if (!this.#mayCarry(url) || headers.has("Authorization")) return fetch(input, init);
-    if (this.#cookie && url.href.startsWith(`${this.#base}/auth/`)) headers.set("X-Tokenctl", "1");
-    const signal = init.signal ?? input.signal;
-    const used = await unlessAborted(this.#token(), signal);
-    const request = { ...init, headers, body: await repeatable(input, init) };
-    const response = await this.#send(input, request, used);
-    if (response.status !== 401 || !this.#mayCarry(new URL(response.url || url))) return response;
-    if (request.body instanceof ReadableStream) {
-      this.#token(used).catch(() => {}); // so that the next call has a better one
-      throw new AuthError("body.streamed", "the access token was refused, and the body was a stream, which "
-        + "cannot be sent again: call again with a new stream, or send a Blob", { status: 401 });
-    }
-    const current = await unlessAborted(this.#token(used), signal);
+    const request = new Request(input, init);
+    if (!this.#mayCarry(request.url) || request.headers.has("Authorization")) return fetch(request);
+    if (this.#cookie && request.url.startsWith(`${this.#base}/auth/`)) request.headers.set("X-Tokenctl", "1");
+    const used = await unlessAborted(this.#token(), request.signal);
+    const again = init?.body instanceof ReadableStream ? null : request.clone();
+    const response = await this.#send(request, used);
+    if (response.status !== 401 || !this.#mayCarry(response.url || request.url)) return response;
     response.body?.cancel().catch(() => {});
-    return this.#send(input, request, current);
+    const current = await unlessAborted(this.#token(used), request.signal);
+    if (again) return this.#send(again, current);
+    throw new AuthError("body.streamed", "the access token was refused, and the body was a stream, which "
+      + "cannot be sent again: call again with a new stream, or send a Blob", { status: 401 });
   }
 
   dispose() {
     this.#disposed = true;
     clearTimeout(this.#timer);
-    for (const [timer, wake] of this.#sleepers) { clearTimeout(timer); wake(); }
-    for (const undo of this.#undo) undo();
-    for (const each of [this.#sleepers, this.#subscribers, this.#wakers]) each.clear();
-    [this.#undo, this.#channel] = [[], null];
+    this.#rouse();
+    this.#subscribers.clear();
+    for (const undo of this.#undo.splice(0)) undo?.();
+    this.#channel = null;
   }
 
   // --- an access token ---
@@ -164,83 +161,70 @@ class Auth {
     for (;;) {
       this.#demandAlive();
       if (this.#record && this.#record.access !== refused && this.#left > this.#lead / 10) {
-        if (this.#left <= this.#lead && this.#cooling <= 0) this.#refresh().catch(() => {});
+        if (this.#left <= this.#lead) this.#refresh().catch(() => {});
         return this.#record.access;
       }
       if (this.#status === "out") throw loggedOut();
-      try {
-        await this.#refresh();
-        if (this.#record && this.#record.access !== refused) return this.#record.access;
-      } catch (error) {
+      try { await this.#refresh(); } catch (error) {
         if (error.code !== "unavailable" || performance.now() + this.#cooling > until) throw error;
         await this.#sleep(this.#cooling + 1);
       }
     }
   }
 
-  /** The one refresh that goes on; whoever comes meanwhile joins it. */
+  /** The one refresh that goes on; whoever comes meanwhile joins it, and looks afterwards what it has brought. */
   #refresh() {
-    if (this.#flight) return this.#flight;
-    if (this.#cooling > 0) return Promise.reject(this.#unavailable());
     const before = this.#record?.access;
-    this.#flight = this.#underLock((waited) => this.#renew(waited, before)).finally(() => {
+    return this.#flight ??= this.#underLock((waited) => this.#renew(waited, before)).finally(() => {
       this.#flight = null;
       this.#plan();
     });
-    return this.#flight;
   }
 
   async #renew(waited, before) {
     await this.#catchUp(waited, before);
-    this.#demandAlive();
-    if (this.#status === "out") throw loggedOut();
-    if (this.#record?.access !== before) return; // another tab was quicker
+    if (this.#disposed || !this.#still(before)) return; // another tab was quicker
     if (this.#cooling > 0) throw this.#unavailable();
-    const turn = this.#turn;
-    let record;
+    let record = null; // stays so if the refresh token was refused
     try {
       record = this.#recordOf(await this.#post("/auth/refresh", { refresh_token: this.#record?.refresh }));
     } catch (error) {
+      if (!this.#still(before)) return; // what it says is about what was
       if (error.code !== "invalid_grant") throw this.#cool(error);
-      return this.#refused(turn, before);
     }
-    await this.#reread();
-    if (turn === this.#turn && this.#record?.access === before) return this.#commit(record, "refreshed");
-    // A logout wins, and so does another login. A token of the login that we have is no more than spare.
-    const spare = record.login === this.#record?.login || (this.#cookie && this.#record);
-    if (!spare) await this.#revoke(record.refresh).catch(() => {});
-    if (!this.#record) throw loggedOut();
+    await this.#reread().catch(() => {}); // a store that cannot be read now costs nobody the new tokens
+    if (!this.#still(before)) {
+      // A logout wins, and so does another login. A token of the login that we have is no more than spare.
+      const spare = !record || record.login === this.#record?.login || (this.#cookie && this.#record);
+      if (!spare) await this.#revoke(record.refresh).catch(() => {});
+    } else if (record) {
+      // Under the cookie it may be another login, of a page that we cannot hear.
+      const ours = record.login === (this.#record ?? record).login;
+      await this.#commit(record, ours ? "refreshed" : "adopted");
+    } else if (this.#record) await this.#end("invalid_grant");
+    else this.#tell({ type: "absent" }, "out");
   }
+
+  /** Whether nobody has logged out or got other tokens since. */
+  #still(before) { return this.#status !== "out" && this.#record?.access === before; }
 
   /** Take up what another tab has done while we waited for it, or before this page was there. */
   async #catchUp(waited, before) {
     await this.#reread();
-    const wait = waited ? NEWS_WAIT : this.#status === "unknown" && this.#channel ? GREETING_WAIT : 0;
-    const settled = () => this.#record?.access !== before || this.#status === "out" || this.#cooling > 0;
-    if (!wait || settled() || !(this.#channel || this.#store)) return;
-    this.#say({ type: "ask" });
-    let over = false;
-    const end = this.#sleep(wait).then(() => { over = true; });
-    while (!over && !settled()) await Promise.race([end, new Promise((wake) => { this.#wakers.add(wake); })]);
-  }
-
-  /** The server refused the refresh token: the login is over, unless it was no longer the one that we have. */
-  async #refused(turn, before) {
-    await this.#reread();
-    if (turn !== this.#turn || this.#record?.access !== before) return;
-    if (this.#record) await this.#end("invalid_grant");
-    else this.#tell({ type: "absent" }, "out");
-    throw loggedOut();
+    const until = performance.now() + (waited ? NEWS_WAIT : this.#status === "unknown" ? GREETING_WAIT : 0);
+    const open = () => this.#still(before) && this.#cooling <= 0 && performance.now() < until;
+    if (open()) this.#say({ type: "ask" });
+    while (open()) await this.#sleep(until - performance.now());
   }
 
   async #enter(path, fields) {
     this.#demandAlive();
+    const logouts = this.#logouts;
     return this.#underLock(async () => {
-      const turn = this.#turn;
       const record = this.#recordOf(await this.#post(path, fields));
-      if (turn === this.#turn) await this.#commit(record, "login");
+      if (logouts === this.#logouts) await this.#commit(record, "login");
       else await this.#revoke(record.refresh).catch(() => {});
-      if (this.#record?.login !== record.login) throw loggedOut();
+      if (logouts !== this.#logouts) throw loggedOut();
       return this.state;
     });
   }
@@ -251,8 +235,6 @@ class Auth {
   get #left() { return this.#record.life - this.#age; }
   get #lead() { return Math.min(LEAD, LEAD_SHARE * this.#record.life); }
   get #cooling() { return this.#coolUntil - performance.now(); }
-  /** Whether the tabs have a login in common: by the cookie, or by the store. */
-  get #shared() { return this.#cookie || this.#store !== null; }
 
   #recordOf(answer) {
     if (this.#cookie && answer.refresh_token) {
@@ -266,16 +248,15 @@ class Auth {
     };
   }
 
-  #hold(record, age) {
-    if (record.login !== this.#record?.login) this.#turn += 1;
+  #hold(record, age, type) {
     this.#record = record;
     this.#got = { steady: performance.now() - age, wall: Date.now() - age };
     this.#failures = this.#coolUntil = 0;
+    this.#tell({ type }, "in");
   }
 
   async #commit(record, type) {
-    this.#hold(record, 0);
-    this.#tell({ type }, "in");
+    this.#hold(record, 0, type);
     await this.#save(record);
     this.#say(this.#store ? { type: "changed" } : { type: "tokens", record, age: 0 });
   }
@@ -288,89 +269,80 @@ class Auth {
   }
 
   async #reread() {
-    if (!this.#store) return;
-    const stored = await this.#store.read();
-    if (stored && stored.access !== this.#record?.access) {
+    const stored = await this.#store?.read();
+    if (stored) {
       // Just written if we watched; else only the wall clock knows. Without an answer from it: spent.
       const age = Date.now() - stored.at;
       const spent = !(age >= 0 && age < stored.life);
       this.#adopt(stored, spent ? (this.#status === "unknown" ? stored.life : 0) : age);
-    } else if (!stored && this.#record) this.#forget("elsewhere", false);
-    else if (!stored && !this.#cookie) this.#status = "out";
+    } else if (this.#store && this.#record) this.#forget("elsewhere", false);
+    else if (!this.#cookie && this.#status === "unknown") this.#tell({ type: "absent" }, "out");
   }
 
+  /** Take up what another tab has got, unless it is ours already, or of a login that is over. */
   #adopt(record, age) {
-    if (record.login === this.#endedLogin) return;
-    this.#hold(record, age);
-    this.#tell({ type: "adopted" }, "in");
+    if (record.login === this.#endedLogin || record.access === this.#record?.access) return;
+    this.#hold(record, age, "adopted");
   }
 
   #forget(reason, here) {
     this.#endedLogin = this.#record.login;
     this.#record = this.#got = null;
-    this.#turn += 1;
     this.#tell({ type: "ended", reason, here }, "out");
   }
 
   async #end(reason) {
-    const { login } = this.#record;
     this.#forget(reason, true);
-    this.#say({ type: "ended", reason, login });
+    this.#say({ type: "ended", reason, login: this.#endedLogin });
     await this.#save(null);
   }
 
   // --- the other tabs ---
 
   #connect() {
+    this.#locks = globalThis.navigator?.locks;
     if (globalThis.BroadcastChannel) {
-      const channel = this.#channel = new BroadcastChannel(this.#key);
-      channel.onmessage = ({ data }) => this.#hear(data);
-      this.#undo.push(() => { channel.onmessage = null; channel.close(); });
+      this.#channel = new BroadcastChannel(this.#key);
+      this.#channel.onmessage = ({ data }) => this.#hear(data);
+      this.#undo.push(() => this.#channel.close());
     }
-    const leave = this.#store?.subscribe?.(() => this.#hear({ type: "changed" }));
-    if (leave) this.#undo.push(leave);
+    this.#undo.push(this.#store?.subscribe?.(() => this.#hear({ type: "changed" })));
   }
 
   #say(message) { this.#channel?.postMessage(message); }
 
   async #hear({ type, record, age, login, reason, wait }) {
-    if (this.#disposed) return;
     if (type === "ask") return this.#answer();
-    if (type === "changed") await this.#reread();
+    if (type === "changed") await this.#reread().catch(() => {}); // whoever needs a token asks again
     else if (type === "ended" && login === this.#record?.login) this.#forget(reason, false);
     else if (type === "cool") this.#coolUntil = Math.max(this.#coolUntil, performance.now() + wait);
-    else if (type === "tokens" && record.access !== this.#record?.access) {
+    else if (type === "tokens") {
+      this.#store = null; // who sends them has no store, or could not write it: what is in it is old
       // Somebody may answer with what he had before: of one login the one that lives longer is the newer.
       if (record.login !== this.#record?.login || record.life - age > this.#left) this.#adopt(record, age);
     }
-    for (const wake of this.#wakers) wake();
-    this.#wakers.clear();
-    if (!this.#disposed) this.#plan();
+    this.#rouse();
   }
 
   #answer() {
     if (this.#endedLogin) this.#say({ type: "ended", reason: "elsewhere", login: this.#endedLogin });
     if (this.#cooling > 0) this.#say({ type: "cool", wait: this.#cooling });
-    if (this.#store) this.#say({ type: "changed" });
-    else if (this.#record) this.#say({ type: "tokens", record: this.#record, age: this.#age });
+    if (this.#record && !this.#store) this.#say({ type: "tokens", record: this.#record, age: this.#age });
   }
 
   /** Run `work` while no other tab does: requests and commits, never a callback of the page. */
   async #underLock(work) {
-    const locks = this.#shared && globalThis.navigator?.locks;
     let begun = false;
-    const run = async (waited) => {
+    const run = (waited) => {
       begun = true;
-      this.#locked += 1;
-      return Promise.resolve(work(waited)).finally(() => { this.#locked -= 1; });
+      this.#quiet += 1;
+      return work(waited).finally(() => { this.#quiet -= 1; });
     };
     try {
-      if (!locks) return await run(false);
-      const free = await locks.request(this.#key, { ifAvailable: true },
-        async (lock) => lock && { result: await run(false) });
-      if (free) return free.result;
-      const signal = AbortSignal.timeout(LOCK_WAIT);
-      return await locks.request(this.#key, { signal }, () => run(true));
+      if (!this.#locks) return await run(false);
+      const result = await this.#locks.request(this.#key, { ifAvailable: true }, (lock) => lock && run(false));
+      if (begun) return result;
+      return await this.#locks.request(this.#key, { signal: AbortSignal.timeout(LOCK_WAIT) }, () => run(true));
     } catch (error) {
       if (begun) throw error;
       return await run(true); // the wait is over, or this page may not lock
@@ -423,23 +395,24 @@ class Auth {
   }
 
   #mayCarry(url) {
-    return this.#origins.has(url.origin) && !OWN_PATHS.some((path) => url.href.startsWith(this.#base + path));
+    return this.#origins.has(new URL(url).origin) && !OWN_PATHS.some((path) => url.startsWith(this.#base + path));
   }
 
   /** Send with the token. A browser does not tell where a redirect leads, so none is followed with it. */
-  async #send(input, init, token) {
-    const wanted = init.redirect ?? input.redirect ?? "follow";
-    const headers = new Headers(init.headers);
+  async #send(request, token) {
+    const headers = new Headers(request.headers);
     headers.set("Authorization", `Bearer ${token}`);
-    const response = await fetch(input, { ...init, headers, redirect: wanted === "follow" ? "manual" : wanted });
-    if (response.type !== "opaqueredirect" || wanted === "manual") return response;
-    if (!["GET", "HEAD"].includes((init.method ?? input.method ?? "GET").toUpperCase())) {
+    const { redirect, referrer, referrerPolicy } = request; // the last two are forgotten unless they are repeated
+    const init = { headers, referrer, referrerPolicy };
+    const response = await fetch(request, { ...init, redirect: redirect === "follow" ? "manual" : redirect });
+    if (response.type !== "opaqueredirect" || redirect === "manual") return response;
+    if (!["GET", "HEAD"].includes(request.method)) {
       throw new AuthError("redirect.refused", "only GET and HEAD are redirected: call the final address");
     }
-    const bare = await fetch(input, init);
-    if (!bare.redirected || !this.#mayCarry(new URL(bare.url))) return bare;
+    const bare = await fetch(request);
+    if (!bare.redirected || !this.#mayCarry(bare.url)) return bare;
     bare.body?.cancel().catch(() => {});
-    return fetch(bare.url, { ...init, headers, redirect: "error" });
+    return fetch(new Request(bare.url, request), { ...init, redirect: "error" });
   }
 
   // --- time and events ---
@@ -454,40 +427,42 @@ class Auth {
 
   #wake() {
     // A page that nobody sees needs no token before it calls; a lost answer must be asked for again in time.
-    if (this.#disposed || !this.#record || (globalThis.document?.hidden && !this.#failures)) return;
-    if (this.#left <= this.#lead && this.#cooling <= 0) this.#refresh().catch(() => {});
+    if (!this.#record || (globalThis.document?.hidden && !this.#failures)) return;
+    if (this.#left <= this.#lead) this.#refresh().catch(() => {});
     else this.#plan();
   }
 
-  #listen(target, name) {
-    const hear = () => this.#wake();
-    target?.addEventListener(name, hear);
-    this.#undo.push(() => target?.removeEventListener(name, hear));
+  /** Until the time is over, or another tab says something. */
+  #sleep(wait) {
+    this.#demandAlive();
+    return new Promise((wake) => {
+      this.#sleepers.set(setTimeout(() => this.#rouse(), Math.min(wait, MAX_TIMER)), wake);
+    });
   }
 
-  #sleep(wait) {
-    return new Promise((wake) => {
-      const timer = setTimeout(() => { this.#sleepers.delete(timer); wake(); }, Math.min(wait, MAX_TIMER));
-      this.#sleepers.set(timer, wake);
-    });
+  #rouse() {
+    for (const [timer, wake] of this.#sleepers) { clearTimeout(timer); wake(); }
+    this.#sleepers.clear();
   }
 
   #tell(event, status = this.#status) {
     this.#status = status;
     this.#events.push(event);
+    this.#plan();
     this.#flush();
   }
 
-  /** Call back, but not while we have the lock: a callback may do anything, and never return. */
+  /** Call back in order, but not while we have the lock: a callback may do anything, and never return. */
   #flush() {
-    while (!this.#locked && this.#events.length) {
+    while (!this.#quiet && this.#events.length) {
       const event = this.#events.shift();
+      this.#quiet += 1; // what a callback causes is told after what it was called for
       for (const callback of [...this.#subscribers]) {
         try { callback(event, this.state); } catch (error) {
           queueMicrotask(() => { throw error; }); // the page's own, as from any listener
         }
       }
-      this.#plan();
+      this.#quiet -= 1;
     }
   }
 
@@ -499,7 +474,10 @@ class Auth {
 /** The record in localStorage: survives the page, and any script of the origin can read it. */
 function localStore(key) {
   return {
-    read: () => JSON.parse(localStorage.getItem(key)),
+    read() {
+      // What is damaged is none: the error would repeat it, and a token may be in it.
+      try { return JSON.parse(localStorage.getItem(key)); } catch { return null; }
+    },
     write: (record) => (record ? localStorage.setItem(key, JSON.stringify(record)) : localStorage.removeItem(key)),
     subscribe(changed) {
       const hear = (event) => { if (event.key === key || event.key === null) changed(); };
@@ -509,17 +487,9 @@ function localStore(key) {
   };
 }
 
-/** The body of a call, such that it can be sent twice; a stream stays one, and is sent once. */
-async function repeatable(input, init) {
-  if (init.body != null || !(input instanceof Request) || ["GET", "HEAD"].includes(input.method)) return init.body;
-  const bytes = await input.clone().arrayBuffer();
-  return bytes.byteLength ? bytes : undefined;
-}
-
 /** Retry-After (RFC 9110 §10.2.3) in ms, or null. */
 function retryAfter(response) {
   const said = response.headers.get("Retry-After");
-  if (said === null) return null;
   const wait = /^\d+$/.test(said) ? said * 1000 : Date.parse(said) - Date.now();
   return wait >= 0 ? wait : null;
 }
@@ -527,11 +497,10 @@ function retryAfter(response) {
 /** The promise, or the reason of the signal if that comes first; the promise goes on for the others. */
 function unlessAborted(promise, signal) {
   if (!signal) return promise;
-  let abort;
-  const aborted = new Promise((_, reject) => {
-    abort = () => reject(signal.reason);
+  return new Promise((resolve, reject) => {
+    const abort = () => reject(signal.reason);
     signal.addEventListener("abort", abort);
     if (signal.aborted) abort();
+    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", abort));
   });
-  return Promise.race([promise, aborted]).finally(() => signal.removeEventListener("abort", abort));
 }
