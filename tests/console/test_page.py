@@ -233,7 +233,8 @@ def test_the_picture_in_the_readme(page: Page) -> None:
     (SCREENSHOTS / "readme.png").write_bytes(picture)
     if os.environ.get("TOKENCTL_UPDATE_DOCS"):
         PICTURE.write_bytes(picture)
-    assert PICTURE.read_bytes()[:8] == picture[:8] == b"\x89PNG\r\n\x1a\n"
+    # Its pixels depend on the fonts of a machine; that it is of a page of this size does not.
+    assert PICTURE.read_bytes()[:24] == picture[:24]
 
 
 def test_the_keyboard_is_enough(page: Page) -> None:
@@ -344,11 +345,15 @@ def test_one_command_leads_to_a_page_that_is_logged_in(browser: Chromium, tmp_pa
     with serving(tmp_path, "--dev", "--open", env={"BROWSER": str(program)}) as server:
         browser.wait_for(opened.exists)
         url = opened.read_text().strip()
-        assert url == f"{server.url}/#demo"
+        assert url == f"http://localhost:{server.port}/#demo"
         browser.driver.switch_to.new_window("tab")
         try:
             browser.open(url)
             browser.wait_for(lambda: browser.find("#user-name")[0].text == DEMO_USER)
+            browser.find("#log-out")[0].click()
+            browser.wait_for(lambda: browser.find("body")[0].get_dom_attribute("data-status") == "out")
+            browser.driver.refresh()  # which is no second start
+            browser.wait_for(lambda: browser.find("body")[0].get_dom_attribute("data-status") == "out")
         finally:
             browser.driver.close()
             browser.driver.switch_to.window(browser.driver.window_handles[0])
@@ -369,7 +374,9 @@ def test_shows_both_tokens_as_they_run_out(page: Page) -> None:
     assert "memory of this page" in page.text("#kept")
     page.press("#tokens-heading")
     page.tab.run("document.querySelector('details').open = true;")
-    claims = dict(line.text.split()[:2] for line in page.all("#claims tr"))
+    rows = "[...document.querySelectorAll('#claims tr')]"
+    texts = "[row.firstChild.firstChild.textContent, row.lastChild.textContent.split(' ')[0]]"
+    claims = dict(page.tab.run(f"return {rows}.map((row) => {texts});"))
     assert claims["client_id"] == "default"
     assert claims["sid"].startswith("rt_")
     assert int(claims["exp"]) - int(claims["iat"]) == LIFE
@@ -430,6 +437,9 @@ def test_no_fault_of_the_next_refresh_logs_out(page: Page, fault: str, refreshes
     assert len(page.desk.refreshes()) == refreshes
     page.wait(lambda: page.text("#fault") == "none")
     assert page.status() == "in"
+    if fault == "drop":
+        assert "unavailable" in page.events()  # the page itself has noticed, and asked again
+        page.wait(lambda: "presented again" in page.text("#events"))
 
 
 def test_a_503_is_told_and_the_login_is_kept(page: Page) -> None:
@@ -457,8 +467,6 @@ def test_the_clock_goes_ahead_and_says_how_far(page: Page) -> None:
     page.press("[data-advance='3600']")
     page.says("ahead by 1 h")
     assert re.search(r"\(.* ahead\)", page.text("header"))
-    page.press("[data-advance=access]")
-    page.says("there is no token")
 
 
 def test_the_end_of_the_refresh_token_ends_the_login(page: Page) -> None:
@@ -491,7 +499,7 @@ def test_ends_one_login_and_all_others(page: Page) -> None:
     refused = [page.desk.server.post("/auth/refresh", {"refresh_token": each}).status for each in tokens]
     assert sorted(refused) == [200, 200, 401]
     page.press("#end-others")
-    page.says("over.")
+    page.says("are over.")
     page.wait(lambda: len(page.all("#logins li")) == 1)
     assert page.find("#logins li").get_dom_attribute("data-current") == "true"
     assert "this one" in page.text("#logins")
@@ -505,6 +513,7 @@ def test_ends_one_login_and_all_others(page: Page) -> None:
 
 
 def test_shows_what_operators_and_thieves_do(page: Page) -> None:
+    page.wait(lambda: page.text("#stream") == "live")
     stolen = strange_login(page.desk)
     rotated = page.desk.server.post("/auth/refresh", {"refresh_token": stolen}).json["refresh_token"]
     page.desk.server.post("/auth/refresh", {"refresh_token": rotated})
@@ -519,8 +528,6 @@ def test_shows_what_operators_and_thieves_do(page: Page) -> None:
 
 def test_catches_up_when_it_is_seen_again(page: Page) -> None:
     page.wait(lambda: page.text("#stream") == "live")
-    strange_login(page.desk)
-    page.wait(lambda: page.events().count("login.ok") == 1)
     hide = """
     Object.defineProperty(document, "hidden", { value: given, configurable: true });
     document.dispatchEvent(new Event("visibilitychange"));
@@ -528,9 +535,9 @@ def test_catches_up_when_it_is_seen_again(page: Page) -> None:
     page.tab.run(hide, True)
     strange_login(page.desk)
     page.tab.run("await page.sleep(700);")
-    assert page.events().count("login.ok") == 1
+    assert "login.ok" not in page.events()
     page.tab.run(hide, False)
-    page.wait(lambda: page.events().count("login.ok") == 2)
+    page.wait(lambda: page.events().count("login.ok") == 1)
 
 
 # --- the code to copy ------------------------------------------------------------------------------
@@ -574,7 +581,12 @@ def test_the_curl_command_runs_as_it_is(request: pytest.FixtureRequest, tmp_path
         pytest.fail("there is no curl")
     page = Page(request.getfixturevalue(mode))
     done = subprocess.run(
-        ["sh", "-c", _snippet(page, "curl")], capture_output=True, text=True, cwd=tmp_path, check=True
+        ["sh", "-c", _snippet(page, "curl")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+        timeout=60,
     )
     answer = json.loads(done.stdout)
     assert answer["user"]["name"] == DEMO_USER
@@ -585,7 +597,7 @@ def test_the_curl_command_runs_as_it_is(request: pytest.FixtureRequest, tmp_path
 def _run_python(code: str, directory: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code],
-        capture_output=True, text=True, cwd=directory, env=cli.environment(), check=False,
+        capture_output=True, text=True, cwd=directory, env=cli.environment(), check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -68,7 +68,8 @@ def serve(
             run.out.one(record, _COLUMNS, card=_card(record))
             run.out.flush()
             if open_page:
-                Thread(target=_open, args=(run, f"{url}/#demo"), name="browser", daemon=True).start()
+                page = f"{_by_name(url)}/#demo"
+                Thread(target=_open, args=(run, page), name="browser", daemon=True).start()
 
         start.serve(settings, bound, dev=dev, actor=run.actor, ready=ready)
 
@@ -85,7 +86,7 @@ def _for_development(loaded: Loaded, url: str) -> Settings:
     """The settings with defaults for a developer; whatever was set stays."""
     easy: dict[str, Any] = {
         "database": _DEV_DATABASE,
-        "issuer": url.replace("127.0.0.1", "localhost"),
+        "issuer": _by_name(url),
         "access_ttl": timedelta(seconds=60),
         "password_min_length": 8,
     }
@@ -93,10 +94,15 @@ def _for_development(loaded: Loaded, url: str) -> Settings:
     return replace(loaded.settings, **untouched)
 
 
+def _by_name(url: str) -> str:
+    """As developers write it: to a browser localhost and 127.0.0.1 are two sites."""
+    return url.replace("127.0.0.1", "localhost")
+
+
 def _card(record: dict[str, Any]) -> list[tuple[str, str]]:
     card = [
         ("serving", record["url"]),
-        *([("page", f"{record['url']}/")] if record["dev"] else []),
+        *([("page", f"{_by_name(record['url'])}/")] if record["dev"] else []),
         ("documentation", f"{record['url']}/docs"),
         ("database", record["database"]),
     ]

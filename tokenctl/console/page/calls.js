@@ -7,8 +7,8 @@ const SHOWN = 6;
 /** "20 × 200" and the like. */
 function outcomes(results) {
   const counts = new Map();
-  for (const { status, value, reason } of results) {
-    const outcome = status === "fulfilled" ? value.status : reason.code ?? reason.message;
+  for (const { value, reason } of results) {
+    const outcome = value?.status ?? reason.code ?? "no answer";
     counts.set(outcome, (counts.get(outcome) ?? 0) + 1);
   }
   return [...counts].map(([outcome, times]) => (times === 1 ? `${outcome}` : `${times} × ${outcome}`)).join(", ");
@@ -16,7 +16,12 @@ function outcomes(results) {
 
 export function calls({ auth, say }) {
   let refreshes = 0;
-  auth.subscribe(({ type }) => { if (type === "refreshed") refreshes += 1; });
+  auth.subscribe(({ type }) => {
+    if (type === "refreshed") refreshes += 1;
+    if (type !== "ended") return;
+    get("calls").replaceChildren(); // the next user's are others
+    get("answer").textContent = "none yet";
+  });
 
   async function call(path, count) {
     const before = refreshes, began = performance.now();
@@ -25,9 +30,10 @@ export function calls({ auth, say }) {
       + `${amount(refreshes - before, "refresh", "refreshes")}`;
     get("calls").prepend(make("li", {}, line));
     while (get("calls").children.length > SHOWN) get("calls").lastChild.remove();
-    if (auth.state.status === "in") say.done(line); // else that is what there is to say, and it is said
-    const last = results.at(-1);
-    get("answer").textContent = last.value ? JSON.stringify(await last.value.json(), null, 2) : last.reason.message;
+    const last = results.at(-1), failed = results.find((each) => each.reason)?.reason;
+    if (failed) return say.wrong(failed);
+    say.done(line);
+    get("answer").textContent = JSON.stringify(await last.value.json(), null, 2);
   }
 
   for (const button of having("call")) {

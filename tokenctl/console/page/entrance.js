@@ -11,14 +11,12 @@ function fieldsOf({ code = "", errors = [] }) {
 }
 
 /** Tell what is wrong below the form, mark the fields, and go to the first; with null nothing is wrong. */
-function tell(form, error) {
+function tell(form, error, say) {
   const line = form.querySelector(".error"), wrong = error ? fieldsOf(error) : [];
-  line.textContent = error?.message ?? "";
-  for (const { field, message } of error?.errors ?? []) line.textContent += ` ${field}: ${message}`;
+  line.textContent = error ? say.sentence(error) : "";
   for (const input of form.querySelectorAll("input")) {
     const hit = error && (wrong.length === 0 || wrong.includes(input.name));
     if (hit) input.setAttribute("aria-invalid", "true"); else input.removeAttribute("aria-invalid");
-    input.setAttribute("aria-describedby", line.id);
   }
   if (error) (form.querySelector("[aria-invalid]") ?? form.querySelector("input")).focus();
 }
@@ -32,22 +30,41 @@ function enterBy(form, work, say) {
     tell(form, null);
     button.setAttribute("aria-disabled", "true");
     try {
-      await work(username.value, password.value);
-      password.value = "";
-      say.done(`Logged in as ${username.value}.`);
-    } catch (error) { tell(form, error); } finally { button.removeAttribute("aria-disabled"); }
+      const name = username.value;
+      await work(name, password.value);
+      get("unheard").hidden = true;
+      say.done(`Logged in as ${name}.`);
+    } catch (error) { tell(form, error, say); } finally { button.removeAttribute("aria-disabled"); }
   });
 }
 
 export function entrance({ auth, about, say }) {
-  const login = get("log-in"), fill = () => {
+  const login = get("log-in"), register = get("register");
+
+  function fill() {
+    for (const form of [login, register]) {
+      form.reset();
+      tell(form, null);
+    }
     login.elements.username.value = about.username;
     login.elements.password.value = about.password;
-  };
+  }
+
+  /** It is over here in any case; what the server has not heard of is to be said again. */
+  async function leave(options) {
+    try { await auth.logout(options); } catch (error) {
+      get("unheard").hidden = false;
+      throw error;
+    }
+    get("unheard").hidden = true;
+    say.done("Logged out.");
+  }
+
   fill();
-  auth.subscribe((event) => { if (event.type === "ended") fill(); });
+  auth.subscribe((event) => { if (["login", "adopted", "ended"].includes(event.type)) fill(); });
   enterBy(login, (name, password) => auth.login(name, password), say);
-  enterBy(get("register"), (name, password) => auth.register(name, password), say);
-  onPress(get("log-out"), say, () => auth.logout());
-  onPress(get("log-out-all"), say, () => auth.logout({ all: true }));
+  enterBy(register, (name, password) => auth.register(name, password), say);
+  onPress(get("log-out"), say, () => leave());
+  onPress(get("log-out-all"), say, () => leave({ all: true }));
+  onPress(get("log-out-again"), say, () => leave());
 }

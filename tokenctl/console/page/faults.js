@@ -13,14 +13,18 @@ export function faults({ auth, about, say }) {
     get("clock-offset").textContent = server.ahead() ? `(${duration(server.ahead())} ahead)` : "";
   }
 
-  const tellFault = (fault) => { get("fault").textContent = WAITING[fault.kind]; };
+  function tellFault({ kind }) {
+    get("fault").textContent = WAITING[kind];
+    for (const button of having("fault")) {
+      button.setAttribute("aria-pressed", String(kind !== "none" && button.dataset.fault === kind));
+    }
+  }
 
-  /** Until just behind the end of a token, counted from now. */
+  /** How far that is (s): a number, or until just behind the end of a token. */
   function until(what) {
     const { accessExpiresIn, refreshExpiresIn } = auth.state;
-    const left = what === "access" ? accessExpiresIn : what === "refresh" ? refreshExpiresIn : what * 1000;
-    if (left === null) throw new Error("Nobody is logged in: there is no token.");
-    return Math.ceil(left / 1000) + (what === "access" || what === "refresh");
+    const left = { access: accessExpiresIn, refresh: refreshExpiresIn }[what];
+    return left === undefined ? Number(what) : Math.ceil(left / 1000) + 1;
   }
 
   for (const button of having("fault")) {
@@ -46,9 +50,10 @@ export function faults({ auth, about, say }) {
 
   auth.subscribe((event) => {
     if (event.type === "refreshed" || event.type === "unavailable") { // then a fault may be used up
-      server.state().then((present) => tellFault(present.fault)).catch(say.wrong);
+      server.state().catch(() => {}); // that it is away has been told
     }
   });
+  server.watch(({ fault }) => { tellFault(fault); tellClock(); });
   tellFault(about.fault);
   tellClock();
   setInterval(tellClock, 1000);

@@ -8,8 +8,11 @@ const BROWSERS = [/Edg\/[\d.]+/, /OPR\/[\d.]+/, /Firefox\/[\d.]+/, /\w*Chrome\/[
 /** The part of a user agent that people know. */
 const known = (agent) => BROWSERS.map((each) => each.exec(agent ?? "")?.[0]).find(Boolean) ?? "an unknown program";
 
+/** So many the server gives at most, the most recently used first. */
+const MOST = 200;
+
 export function logins({ auth, say }) {
-  let others = [];
+  let others = [], login = null;
 
   async function end(id) {
     const answer = await auth.fetch(`/auth/sessions/${id}`, { method: "DELETE" });
@@ -40,19 +43,34 @@ export function logins({ auth, say }) {
     const { sessions } = await answer.json();
     others = sessions.filter((login) => !login.current);
     get("logins").replaceChildren(...sessions.map(row));
+    if (sessions.length === MOST) get("logins").append(make("li", { className: "hint" }, `the newest ${MOST}`));
     get("end-others").disabled = others.length === 0;
   }
 
-  auth.subscribe((event, state) => {
-    const mayHaveChanged = event.type === "login" || event.type === "adopted";
-    if (mayHaveChanged && state.status === "in") load().catch(say.wrong);
+  async function endOthers() {
+    get("logins-heading").focus(); // the button is of no use any more
+    let ended = 0;
+    try {
+      while (others.length) {
+        for (const each of others) {
+          await end(each.id);
+          ended += 1;
+        }
+        say.done(`${amount(ended, "login is", "logins are")} over.`);
+        await load();
+      }
+    } catch (error) {
+      await load().catch(() => {}); // some are over, and what went wrong is to be told
+      throw error;
+    }
+  }
+
+  auth.subscribe((_, state) => {
+    if (state.login === login) return;
+    login = state.login;
+    get("logins").replaceChildren(); // the next user's are others
+    if (login) load().catch(say.wrong);
   });
   onPress(get("reload-logins"), say, load);
-  onPress(get("end-others"), say, async () => {
-    const ending = others.length;
-    for (const login of others) await end(login.id);
-    get("logins-heading").focus(); // the button is of no use any more
-    await load();
-    say.done(`${amount(ending, "login is", "logins are")} over.`);
-  });
+  onPress(get("end-others"), say, endOthers);
 }

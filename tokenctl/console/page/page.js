@@ -16,9 +16,25 @@ import { snippets } from "./snippets.js";
 import { timeline } from "./timeline.js";
 import { tokens } from "./tokens.js";
 
+/** What a person can do something with: an own sentence where the browser's is none. */
+const sentence = (error) => (
+  error instanceof TypeError ? "The server does not answer. Is it still running?" : error.message);
+
+let fading;
+
+/** One message at a time. What is done need not be looked at for long; what went wrong stays until the next. */
+function tell(notice, alert) {
+  get("notice").textContent = notice;
+  get("alert").textContent = alert;
+  clearTimeout(fading);
+  fading = setTimeout(() => { get("notice").textContent = ""; }, 8_000);
+}
+
 const say = {
-  done(text) { get("notice").textContent = text; get("alert").textContent = ""; },
-  wrong(error) { get("alert").textContent = error.message; get("notice").textContent = ""; },
+  sentence,
+  done(text) { tell(text, ""); },
+  // That nobody is logged in an event has told.
+  wrong(error) { if (error.code !== "logged_out") tell("", sentence(error)); },
 };
 
 const ENDED = {
@@ -38,11 +54,16 @@ function show(status) {
 }
 
 function follow(auth) {
+  let away = false; // told once: the client goes on trying
   auth.subscribe((event, state) => {
+    const unavailable = event.type === "unavailable";
     if (event.type === "ended") say.done(ENDED[event.reason]);
-    if (event.type === "unavailable") {
+    if (event.type === "adopted" && document.body.dataset.status !== "in") say.done("Logged in by another tab.");
+    if (away && event.type === "refreshed") say.done("The tokens are renewed again.");
+    if (unavailable && !away) {
       say.wrong({ message: `No refresh is possible now; the login is kept. (${event.cause.message})` });
     }
+    away = unavailable;
     if (state.status !== document.body.dataset.status) show(state.status);
   });
 }
@@ -56,12 +77,12 @@ async function begin() {
   const page = { auth, about, say, stored: inBrowser };
   follow(auth);
   for (const part of [tokens, calls, logins, faults, timeline, snippets, entrance]) part(page);
-  const known = await auth.resume();
+  const known = await auth.resume().catch(say.wrong);
   if (!known) show("out");
-  if (!known && location.hash === "#demo") await auth.login(about.username, about.password);
+  if (!known && location.hash === "#demo") {
+    history.replaceState(null, "", location.pathname + location.search); // a reload is no second start
+    await auth.login(about.username, about.password);
+  }
 }
 
-begin().catch((error) => {
-  show("out");
-  say.wrong(error);
-});
+begin().catch(say.wrong);

@@ -21,10 +21,16 @@ const post = async (path, body) => answer(await fetch(path, {
   method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
 }));
 
+const watchers = new Set();
+
+/** Call it with each state that is read: another tab may have moved the clock, or caused a fault. */
+export const watch = (watcher) => watchers.add(watcher);
+
 /** Its clock, the fault that waits, its mode, the demo user. */
 export async function state() {
   const about = await answer(await fetch("/dev/state"));
   keep(about.clock);
+  for (const watcher of watchers) watcher(about);
   return about;
 }
 

@@ -28,12 +28,17 @@ function tellPlace(about, stored) {
 
 function tellClaims(claims) {
   get("claims").replaceChildren(...Object.entries(claims).map(([name, value]) => make("tr", {},
-    make("th", { scope: "row" }, name), make("td", {}, text(name, value) || "none"),
-    make("td", {}, MEANING[name] ?? ""))));
+    make("th", { scope: "row" }, name, make("span", { className: "hint" }, MEANING[name] ?? "")),
+    make("td", {}, text(name, value) || "none"))));
 }
 
 async function tellName(auth, state) {
-  const name = state.user.name ?? (await (await auth.fetch("/auth/me")).json()).name;
+  let { name } = state.user;
+  if (!name) {
+    const answer = await auth.fetch("/auth/me");
+    if (!answer.ok) throw new Error(`the server said ${answer.status}`);
+    ({ name } = await answer.json());
+  }
   get("user-name").textContent = name;
 }
 
@@ -44,7 +49,7 @@ function count(bar, line, left, whole) {
 }
 
 export function tokens({ auth, about, say, stored }) {
-  let whole = null; // how long both live when they are new
+  let whole = null; // how long both lived when they came here
   let refreshed = 0;
   const tick = () => {
     const { accessExpiresIn, refreshExpiresIn } = auth.state;
@@ -57,7 +62,7 @@ export function tokens({ auth, about, say, stored }) {
     await tellName(auth, state);
     const claims = claimsUnverified(await auth.getToken());
     tellClaims(claims);
-    whole.access = (claims.exp - claims.iat) * 1000; // one from another tab may be half spent
+    whole.access = (claims.exp - claims.iat) * 1000; // of another tab's some is spent
   }
 
   setInterval(tick, 500);
@@ -65,12 +70,11 @@ export function tokens({ auth, about, say, stored }) {
   auth.subscribe((event, state) => {
     if (event.type === "refreshed") refreshed += 1;
     get("refreshed").textContent = amount(refreshed, "time");
+    if (event.type === "ended") for (const id of ["claims", "user-name"]) get(id).replaceChildren();
     if (state.status !== "in" || event.type === "unavailable") return;
     whole = null;
     tick();
-    tell(state).catch((error) => {
-      if (error.code !== "logged_out") say.wrong(error); // that has been told
-    });
+    tell(state).catch(say.wrong);
   });
   onPress(get("copy-token"), say, async () => {
     await navigator.clipboard.writeText(await auth.getToken());
