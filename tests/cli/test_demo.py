@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.cli import ROOT, environment, run, run_on_terminal
+from tests.conftest import eventually, leave_free
 from tokenctl.cli.demo import ROUNDS
 
 PAGE = ROOT / "docs" / "client.md"
@@ -168,6 +168,15 @@ def test_a_process_that_does_not_start_is_told_of(module: str, who: str, tmp_pat
 # --- how it ends -------------------------------------------------------------------------------
 
 
+def test_a_disk_that_is_full_is_said(small_disk: Path) -> None:
+    leave_free(small_disk, 900_000)
+    error = told(run("demo", "--json", env={"TMPDIR": str(small_disk)}))
+    assert error["code"] == "demo.failed"
+    assert error["message"] == f"there is almost no space left in {small_disk}"
+    assert "TMPDIR" in error["hint"]
+    assert [each.name for each in small_disk.iterdir()] == ["ballast"]
+
+
 def start(place: Path) -> subprocess.Popen[bytes]:
     """In a session of its own, so that its processes can be told from all others."""
     return subprocess.Popen(
@@ -189,13 +198,6 @@ def members(session: int) -> list[int]:
         except ProcessLookupError:
             pass
     return found
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def is_starting(place: Path, session: int) -> bool:
@@ -220,7 +222,7 @@ def test_a_signal_leaves_nothing_behind(
     moment: Callable[[Path, int], bool], number: int, code: int, everybody: bool, place: Path
 ) -> None:
     with start(place) as process:
-        until(lambda: moment(place, process.pid))
+        eventually(lambda: moment(place, process.pid))
         # A terminal sends ^C to all processes of the group.
         (os.killpg if everybody else os.kill)(process.pid, number)
         out, err = process.communicate(timeout=60)
@@ -234,10 +236,12 @@ def test_a_signal_leaves_nothing_behind(
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds the processes in /proc")
 def test_a_server_that_dies_ends_it(place: Path) -> None:
     with start(place) as process:
-        until(lambda: is_playing(place, process.pid))
+        eventually(lambda: is_playing(place, process.pid))
         os.kill(min(members(process.pid)), signal.SIGKILL)
         out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (1, b"")
-        assert json.loads(err.splitlines()[-1])["error"]["code"] == "demo.failed"
+        error = json.loads(err.splitlines()[-1])["error"]
+        assert error["code"] == "demo.failed"
+        assert error["message"].startswith("the server of the demo")
         assert members(process.pid) == []
         assert list(place.iterdir()) == []

@@ -13,8 +13,7 @@ import stat
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ import pytest
 from tests import cli
 from tests.client.conftest import Library, TestClock
 from tests.client.gate import Gate, Said
+from tests.conftest import eventually
 from tests.http.live import PASSWORD, somebody
 from tests.http.spawned import Spawned
 from tokenctl.client import (
@@ -40,14 +40,6 @@ from tokenctl.client import (
 )
 
 BURST = 20
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread does."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def burst(client: Any, path: str = "/auth/me") -> list[int]:
@@ -200,7 +192,7 @@ def test_08_a_refresh_ahead_of_expiry_delays_nobody(client: Any, gate: Gate, clo
     assert client.get("/auth/me").status_code == 200
     assert gate.waiting.acquire(timeout=30)
     gate.open.set()
-    until(lambda: client.get("/auth/me").status_code == 200 and len(_tokens_at(gate, "/auth/me")) == 2)
+    eventually(lambda: client.get("/auth/me").status_code == 200 and len(_tokens_at(gate, "/auth/me")) == 2)
     assert gate.refreshes == 1
 
 
@@ -334,7 +326,7 @@ def test_12_a_good_token_is_used_while_refreshing_fails(client: Any, gate: Gate,
     clock.running += 52
     gate.say("/auth/refresh", Said(503, {"Retry-After": "5"}), Said(503, {"Retry-After": "5"}))
     assert burst(client) == [200] * BURST
-    until(lambda: gate.refreshes == 1)
+    eventually(lambda: gate.refreshes == 1)
     assert burst(client) == [200] * BURST
     assert gate.refreshes == 1
 
@@ -458,7 +450,7 @@ def test_14_a_login_during_a_refresh_wins(library: Library, gate: Gate, clock: T
         assert client.get("/auth/me").status_code == 200  # and does not wait for the refresh of the old one
         gate.refused = {new.access_token}
         other = pool.submit(client.get, "/api/x")
-        until(lambda: gate.refreshes == 2)
+        eventually(lambda: gate.refreshes == 2)
         gate.open.set()
         with pytest.raises(NotLoggedIn):
             call.result()
@@ -758,7 +750,7 @@ def test_19_tokens_that_cannot_be_stored_are_used_and_stored_later(
         store.full = False
         clock.running += 8
         assert client.get("/auth/me").status_code == 200
-        until(lambda: store.load() == token(auth))
+        eventually(lambda: store.load() == token(auth))
     assert gate.refreshes == 2
     other = library.TokenAuth(gate.url, store=FileStore(file), clock=clock)
     with library.http.Client(base_url=gate.url, auth=other) as client:
@@ -824,7 +816,7 @@ def test_20_a_refresh_that_nobody_waits_for_any_more_is_stored(
 
     asyncio.run(run())  # even the loop has ended
     gate.open.set()
-    until(lambda: store.load() != before)
+    eventually(lambda: store.load() != before)
     assert gate.refreshes == 1
 
 

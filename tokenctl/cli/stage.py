@@ -43,15 +43,12 @@ class Process:
         with suppress(OSError):
             self.popen.stdin.write(json.dumps(what).encode() + b"\n")
 
-    def close(self) -> None:
-        """The end of its stdin."""
-        assert self.popen.stdin is not None
-        self.popen.stdin.close()
-
     def kill(self) -> None:
         """End it in the middle of whatever it does; returns when it is gone."""
         self.popen.kill()
         self.popen.wait()
+        assert self.popen.stdin is not None
+        self.popen.stdin.close()
 
     def fail(self) -> NoReturn:
         """It has ended by itself. Raises DemoFailed, with the reason: the last line of its stderr."""
@@ -132,7 +129,6 @@ class Stage:
         """End every process, by force: what they hold goes with the directory."""
         for process in self._processes:
             process.kill()
-            process.close()
             process.reader.join()
         if self.directory.name:
             shutil.rmtree(self.directory, ignore_errors=True)

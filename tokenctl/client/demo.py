@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import sys
+import threading
 from collections import Counter
 from typing import Any
 
@@ -47,6 +48,8 @@ class Tab:
         """So many calls at once, over so many connections at most; how many of them came to what."""
         self._repeated = 0
         outcomes = Counter(asyncio.run(self._burst(calls, connections)))
+        for thread in set(threading.enumerate()) - {threading.current_thread()}:
+            thread.join()  # the calls have their answer before on_end is called
         succeeded = outcomes.pop("", 0)
         return {"succeeded": succeeded, "repeated": self._repeated, "failures": dict(outcomes)}
 
