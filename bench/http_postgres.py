@@ -339,10 +339,11 @@ def _many_rows(given: argparse.Namespace) -> None:
     rows = 20_000 if given.quick else given.rows
     with _prepared(_FEW_ROWS, max(sizes) + 1) as (cluster, directory, strings, stack):
         key = _key(directory)
-        entries = []
+        entries, sizes_of = [], ""
         for name, many, own in (("few", _FEW_ROWS, strings), ("many", rows, None)):
             url = cluster.url("tokenctl") if own else cluster.create("many")
             chains = own or build(url, max(sizes) + 1, many)
+            sizes_of = _sizes(url, many)
             server = stack.enter_context(servers.tokenctl_postgresql(url, directory, key))
             entries.append(_Entry(f"{many:,} rows", [Contender(name, load.JSON, server, chains)]))
         for turn in range(given.turns + 1):
@@ -369,8 +370,20 @@ def _many_rows(given: argparse.Namespace) -> None:
                 "p50 / with few rows", f"goal ≤ {_GOAL_ROWS}",
             ],
             lines,
-            [f"{postgres.version()}."],
+            [sizes_of, f"{postgres.version()}."],
         )  # fmt: skip
+
+
+def _sizes(url: str, rows: int) -> str:
+    """What the tables take on the disk with their indexes, freshly written; half as many users as logins."""
+    with psycopg.connect(url) as connection:
+        [[logins_, users]] = connection.execute(
+            "SELECT pg_total_relation_size('refresh_tokens'), pg_total_relation_size('users')"
+        ).fetchall()
+    return (
+        f"{rows:,} logins take {logins_ / 1e6:,.0f} MB ({logins_ / rows:.0f} bytes each) with their indexes,"
+        f" {rows // 2:,} users {users / 1e6:,.0f} MB ({2 * users / rows:.0f} bytes each)."
+    )
 
 
 # --- what others do beside rotations ---------------------------------------------------------------
