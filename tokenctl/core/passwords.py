@@ -200,8 +200,8 @@ def check_new_password(password: str, user_name: str, policy: PasswordPolicy) ->
         ) from None
     if len(password) < policy.min_length:
         raise PasswordRefused(
-            f"the password is too short: {len(password)} characters, and at least {policy.min_length} "
-            "are needed, because a short one is guessed from a stolen database",
+            f"the password is too short: at least {policy.min_length} characters are needed, and it has "
+            f"{len(password)}; a short one is guessed from a stolen database",
             hint="several words in a row are easy to remember and long enough",
             min_length=policy.min_length,
         )
