@@ -415,7 +415,7 @@ def test_any_user_name_will_do(user_name: str) -> None:
 
 
 def test_lengths_are_counted_in_code_points() -> None:
-    assert "14 characters" in refuse("kettlesandalor").message
+    assert "it has 14;" in refuse("kettlesandalor").message
     check_new_password("kettlesandalorb", "", CHEAP)
     assert "too short" in refuse("🔑🚲🌵🧊🎻").message
     decomposed = "u\u0308bero\u0308lkettle\u0308s"
