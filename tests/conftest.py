@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tarfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -246,6 +247,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield path
     finally:
         subprocess.run(["umount", str(path)], check=True)
+
+
+def unpack(archive: Path, place: Path) -> list[tarfile.TarInfo]:
+    """Unpack an archive of ours; what is in it."""
+    with tarfile.open(archive) as opened:
+        # Debian 12's Python has no filters yet, and newer ones ask for one.
+        if hasattr(tarfile, "data_filter"):
+            opened.extraction_filter = tarfile.data_filter
+        opened.extractall(place)
+        return opened.getmembers()
 
 
 def leave_free(disk: Path, size: int) -> Path:

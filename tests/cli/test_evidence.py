@@ -9,7 +9,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 
 from tests.cli import environment, run_on_terminal
 from tests.cli.warm import Warm
+from tests.conftest import unpack
 from tests.http.browser import Chromium, chromium
 from tests.sample import SAMPLE
 from tests.service import SECOND
@@ -60,8 +60,7 @@ def test_the_last_step_of_an_incident(tool: Tool, tmp_path: Path) -> None:
     assert re.fullmatch(
         r"wrote INC-7\.tgz: 7 logins of 5 users, 22 events; sha256 [0-9a-f]{64}\n", done.stdout
     )
-    with tarfile.open(tmp_path / "INC-7.tgz") as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(tmp_path / "INC-7.tgz", tmp_path)
     place = tmp_path / "INC-7"
     subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=place, check=True)
     # As the README in it says.

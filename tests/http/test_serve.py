@@ -237,7 +237,7 @@ def test_without_development_there_is_no_page_to_open(refusal: Refusal) -> None:
 def test_without_a_browser_it_says_where_the_page_is(tmp_path: Path) -> None:
     with serving(tmp_path, "--dev", "--open", env={"PATH": str(tmp_path), "BROWSER": ""}) as server:
         eventually(lambda: "there is no browser here" in server.stderr.read_text())
-        assert f"{server.url}/#demo" in server.stderr.read_text()
+        assert f"http://localhost:{server.port}/#demo" in server.stderr.read_text()
         assert server.get("/healthz").status == 200
 
 

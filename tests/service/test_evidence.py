@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.cli.test_secrets import found_in, secret_of, spellings
-from tests.conftest import MASTER_KEY, START, Clock
+from tests.conftest import MASTER_KEY, START, Clock, unpack
 from tests.service import SECOND, add_logins, add_rows, is_postgres, key_file, login_row, run_sql
 from tokenctl import Selector, Settings, TokenService
 from tokenctl.cli import records
@@ -43,9 +43,7 @@ class Bundle:
 
     def __init__(self, path: Path, name: str = "INC-7") -> None:
         self.place = path.parent / f"{path.name}.unpacked"
-        with tarfile.open(path) as archive:
-            self.entries = archive.getmembers()
-            archive.extractall(self.place, filter="data")
+        self.entries = unpack(path, self.place)
         self.directory = self.place / name
         self.names = [entry.name.removeprefix(f"{name}/") for entry in self.entries]
         subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=self.directory, check=True)
