@@ -36,7 +36,7 @@ from tokenctl.storage.locks import exclusive
 DEAD = 20_000
 LIVE = 200
 #: Rows in a transaction where a run has to last until something has happened to it.
-SMALL = ("--batch", "20")
+SMALL = ("--batch", "5")
 YEAR = 365 * DAY
 _PATIENCE = 60.0
 
@@ -217,7 +217,7 @@ def test_the_space_is_given_back(full: Place) -> None:
 
 def test_progress_on_a_terminal(full: Place) -> None:
     code, shown = cli.run_on_terminal(
-        *("purge", *SMALL, "--max-runtime", "8s"),  # the first figure comes once all are counted
+        *("purge", *SMALL, "--max-runtime", "3s"),
         cwd=full.directory,
         env=full.environment | {"TERM": "xterm", "COLUMNS": "90"},
     )

@@ -12,7 +12,7 @@ const known = (agent) => BROWSERS.map((each) => each.exec(agent ?? "")?.[0]).fin
 const MOST = 200;
 
 export function logins({ auth, say }) {
-  let others = [], login = null;
+  let others = [], shown = null; // whose login they are
 
   async function end(id) {
     const answer = await auth.fetch(`/auth/sessions/${id}`, { method: "DELETE" });
@@ -66,10 +66,10 @@ export function logins({ auth, say }) {
   }
 
   auth.subscribe((_, state) => {
-    if (state.login === login) return;
-    login = state.login;
+    if (state.login === shown) return;
+    shown = state.login;
     get("logins").replaceChildren(); // the next user's are others
-    if (login) load().catch(say.wrong);
+    if (shown) load().catch(say.wrong);
   });
   onPress(get("reload-logins"), say, load);
   onPress(get("end-others"), say, endOthers);
