@@ -79,6 +79,18 @@ def test_the_page_on_an_incident_shows_what_the_commands_print(tmp_path: Path) -
     assert _masked(played) == _masked(text)
 
 
+def test_the_page_on_migration_shows_what_the_commands_print(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "migration.md"
+    text = page.read_text(encoding="utf-8")
+    shell = _Shell(tmp_path)
+    played = _CONSOLE.sub(lambda block: shell.play(block.group()), text)
+    if os.environ.get("TOKENCTL_UPDATE_DOCS") and _masked(played) != _masked(text):
+        page.write_text(played, encoding="utf-8")
+        return
+    assert shell.commands > 5
+    assert _masked(played) == _masked(text)
+
+
 def test_the_page_on_http_shows_what_the_server_answers(tmp_path: Path) -> None:
     page = ROOT / "docs" / "http.md"
     text = page.read_text(encoding="utf-8")

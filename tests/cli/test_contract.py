@@ -48,6 +48,11 @@ EXPORTED = (
     f' "mac": "{"0" * 32}"}}'
 )
 KID = "yq2mkqArIIaMq0MmFFNpUwiUJ_vESmZtLNwLT3ad1mU"
+# New, there already, there in another case, with a hash of no scheme, and no record at all.
+USERS = (
+    "email,encrypted_password\nzoe@example.com,$2a$04$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy\n"
+    "yan@example.com,\nada,\nOLGA,\nmax,5f4dcc3b5aa765d61d8327deb882cf99\nnobody\n"
+)
 PASSWORD = "mauve kettle under nine ladders"
 
 
@@ -146,6 +151,15 @@ CASES = [
     Case("user-disable-for", "user disable olga --for 24h", formats=("table", "json")),
     Case("user-enable", "user enable judy"),
     Case("user-delete", "user delete olga --yes"),
+    Case(
+        "user-import",
+        "user import - --name-field email --hash-field encrypted_password",
+        input=USERS,
+        formats=FORMATS[:-1],
+    ),
+    Case(
+        "user-import-dry-run", "user import - --name-field email --dry-run", input=USERS, formats=("table",)
+    ),
     Case("user-passwd", "user passwd olga --yes --password-stdin", input=f"{PASSWORD}\n"),
     Case("client-create", "client create tv"),
     Case("client-create-introspect", "client create api --introspect"),

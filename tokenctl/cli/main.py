@@ -32,6 +32,7 @@ from tokenctl.cli import (
     demo,
     evidence,
     help,
+    importing,
     inspecting,
     purging,
     revoking,

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from tokenctl.service.users import UserChange
 
 users = group(
-    app, "user", "Users: create, list, show, disable, enable, delete, passwd.", example="tokenctl user list"
+    app,
+    "user",
+    "Users: create, list, show, disable, enable, delete, passwd, import.",
+    example="tokenctl user list",
 )
 clients = group(
     app, "client", "Clients, the applications that users log in to.", example="tokenctl client list"

@@ -27,6 +27,8 @@ _MAX_ARGON2_ITERATIONS = 32
 _MAX_LANES = 64
 _MAX_BCRYPT_ROUNDS = 16
 _MAX_PBKDF2_ROUNDS = 10_000_000
+# passlib reads a cost with int(), which takes spaces and the digits of any script, and a salt of any length.
+_HASH_TEXT = re.compile(r"[!-~]{1,1024}", re.ASCII)
 
 _SCHEMES = CryptContext(
     ["argon2", "bcrypt", "pbkdf2_sha256", "pbkdf2_sha512", "django_pbkdf2_sha256", "scrypt"]
@@ -114,7 +116,7 @@ class PasswordHasher:
 
 def known_scheme(password_hash: str) -> bool:
     """Whether `verify` can use the hash: a scheme of ours, well-formed, and not absurdly expensive."""
-    return _parse(password_hash) is not None
+    return _HASH_TEXT.fullmatch(password_hash) is not None and _parse(password_hash) is not None
 
 
 def _parse(password_hash: str | None) -> Any:

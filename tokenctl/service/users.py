@@ -8,7 +8,7 @@ that was given for it.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
@@ -26,7 +26,8 @@ from tokenctl.errors import (
     UserExists,
     WrongPassword,
 )
-from tokenctl.service.revocation import exposure, revoke_all_of_user
+from tokenctl.service.importing import Import, NewUser, Report, Unusable, import_users, nobody
+from tokenctl.service.revocation import Progress, Stop, exposure, never, revoke_all_of_user, unseen
 from tokenctl.service.runtime import Runtime, micros
 from tokenctl.service.transactions import repeated
 from tokenctl.storage import events, users
@@ -128,6 +129,31 @@ class UserService:
                 self._note(connection, "user.create", user, now, actor)
                 return user
         raise UserExists(f"there is a user {name} already", hint=f"tokenctl user show {name}")
+
+    def import_many(
+        self,
+        records: Iterable[NewUser | Unusable],
+        *,
+        dry_run: bool = False,
+        actor: str | None = None,
+        stop: Stop = never,
+        progress: Progress = unseen,
+        report: Report = nobody,
+    ) -> Import:
+        """New users with their password hashes, as `create` makes one; `user_lines.read` reads them.
+
+        A name that is there already is left as it is, so the same call goes on after an interruption. What
+        cannot be used is counted and reported, and the rest is done.
+        """
+        return import_users(
+            self._runtime,
+            records,
+            actor=self._runtime.who(actor),
+            dry_run=dry_run,
+            stop=stop,
+            progress=progress,
+            report=report,
+        )
 
     @repeated
     def disable(

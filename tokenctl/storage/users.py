@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,33 @@ def insert(connection: Connection, *, raw_id: bytes, name: str, password_hash: s
         )
     )
     return True
+
+
+def insert_new(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> set[bytes]:
+    """Those of the rows whose name is free, the first where several have one; their ids. Values are clean.
+
+    In order of name, so that two who do this at once never wait for each other in a circle.
+    """
+    if not rows:
+        return set()
+    # Importing a dialect takes long, and the one in use is there already.
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+        statement: Any = sqlite_insert(users)
+    else:
+        from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+
+        statement = postgresql_insert(users)
+    statement = statement.on_conflict_do_nothing(index_elements=[users.c.name_key]).returning(users.c.id)
+    in_order = sorted(rows, key=lambda row: row["name_key"])
+    return set(connection.scalars(statement, in_order))
+
+
+def names_of_keys(connection: Connection, keys: Collection[str]) -> dict[str, str]:
+    """The names that are taken, by the keys that they are compared by; at most 1,000."""
+    statement = sa.select(users.c.name_key, users.c.name).where(users.c.name_key.in_(list(keys)))
+    return {row.name_key: row.name for row in connection.execute(statement)}
 
 
 def find(connection: Connection, name: str, *, lock: bool = False) -> User | None:
