@@ -125,6 +125,8 @@ class Page:
 
     def violations(self) -> list[str]:
         """What axe finds."""
+        if not AXE.is_file():
+            pytest.fail("there is no axe; npm ci --prefix tests/console/node")
         self.driver.execute_script(AXE.read_text(encoding="utf-8"))
         found: dict[str, Any] = self.driver.execute_script(_AXE)
         return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in found["violations"]]
