@@ -7,7 +7,6 @@ Owns the server, the tabs, the rounds, and what is expected of each. What a tab 
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -203,6 +202,8 @@ def _play(stage: Stage, count: int, burst: int) -> Iterator[dict[str, Any]]:
 
 def _demand_space(directory: Path) -> None:
     """Without it the rounds would only not end as expected, and nothing would say why."""
+    import shutil
+
     if shutil.disk_usage(directory).free < _SPACE:
         raise DemoFailed(
             f"there is almost no space left in {directory.parent}",
