@@ -45,7 +45,6 @@ from bench.table import options, ratio, show
 from tokenctl import Settings, TokenService
 from tokenctl.core import ids
 from tokenctl.core.keys import format_master_key, generate_signing_key
-from tokenctl.service import purge as purging
 from tokenctl.service.database import build_database
 from tokenctl.storage.engine import Connection, locate
 from tokenctl.storage.purging import dead
@@ -60,7 +59,7 @@ def main() -> int:
     parser = options(__doc__)
     parser.add_argument("--database", choices=list(_GOALS), default="sqlite")
     parser.add_argument("--rows", type=int, default=400_000, metavar="N", help="half of them are dead")
-    parser.add_argument("--batches", default=f"{purging.DEFAULT_BATCH},5000", metavar="N,N")
+    parser.add_argument("--batches", default="2000,5000", metavar="N,N")
     parser.add_argument("--rounds", type=int, default=2, metavar="N")
     parser.add_argument("--beside", type=int, metavar="CLIENTS", help="rotations while it runs")
     parser.add_argument("--seconds", type=float, default=5.0, metavar="N", help="--beside: a window")

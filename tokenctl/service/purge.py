@@ -23,7 +23,6 @@ from tokenctl.storage.engine import Job
 from tokenctl.storage.events import Event
 from tokenctl.storage.purging import Place, Stretch
 
-DEFAULT_BATCH = 2_000
 #: So many rows later the log goes into the file, between two batches: a commit that also did that would hold
 #: the writer for as long.
 _CHECKPOINT_ROWS = 8_000

@@ -3,7 +3,8 @@
 Owns inspecting; issuing, rotation, revocation, purging and what a bearer may do have a module each and are
 reached from here.
 A call is one transaction (`revoke`, `revoke_matching` and `purge`: one for each chunk), writes its audit
-events inside it, and raises after its commit.
+events inside it, and raises after its commit. What few calls need is imported by them: each start of a
+command would pay for it.
 """
 
 from __future__ import annotations
@@ -28,27 +29,22 @@ from tokenctl.errors import (
     TokenctlError,
     TokenNotFound,
 )
-from tokenctl.service import access, issuing, plans, revocation, targets
-from tokenctl.service import purge as purging
-from tokenctl.service import statistics as counting
+from tokenctl.service import access, issuing, revocation, targets
 from tokenctl.service.access import Access, Introspection
 from tokenctl.service.audit import AuditLog
 from tokenctl.service.cutoff import CutOffService
 from tokenctl.service.issuing import Reissue
 from tokenctl.service.keys import KeyService
 from tokenctl.service.pair import TokenPair
-from tokenctl.service.plans import Planned
 from tokenctl.service.revocation import Preview, Progress, Revocation, Stop, never, unseen
 from tokenctl.service.rotation import RotateRequest, rotate_many
 from tokenctl.service.runtime import Clock, Entropy, Runtime
-from tokenctl.service.statistics import Related, Statistics
 from tokenctl.service.targets import Look, Report, Target, Targets
 from tokenctl.service.transactions import repeated
 from tokenctl.service.users import ClientService, UserService
 from tokenctl.settings import Settings, mask_password
 from tokenctl.storage import events, segments, tokens
 from tokenctl.storage.events import Event
-from tokenctl.storage.plans import Plan
 from tokenctl.storage.users import User
 
 if TYPE_CHECKING:
@@ -56,6 +52,10 @@ if TYPE_CHECKING:
 
     from tokenctl.core.passwords import PasswordPolicy
     from tokenctl.service.evidence import Evidence
+    from tokenctl.service.plans import Planned
+    from tokenctl.service.purge import Purge
+    from tokenctl.service.statistics import Related, Statistics
+    from tokenctl.storage.plans import Plan
 
 _TIMELINE = 1_000
 
@@ -330,7 +330,9 @@ class TokenService:
         Live ones first, the most recently used first; at most `limit`, and how many there are. It reads the
         whole table once. Raises InvalidInput, TokenNotFound.
         """
-        return counting.related(self._runtime, token_id, limit=limit)
+        from tokenctl.service import statistics
+
+        return statistics.related(self._runtime, token_id, limit=limit)
 
     def statistics(self, selector: Selector, *, top: int = 10, hours: int = 24) -> Statistics:
         """Counts over the selected logins, and over the events of so many hours (UTC), the running one last.
@@ -341,7 +343,9 @@ class TokenService:
         It reads both tables whole, a few times. Raises InvalidInput, EmptySelector, UserNotFound,
         ClientNotFound.
         """
-        return counting.statistics(self._runtime, selector, top=top, hours=hours)
+        from tokenctl.service import statistics
+
+        return statistics.statistics(self._runtime, selector, top=top, hours=hours)
 
     @repeated
     def look_up(self, token_ids: Collection[str]) -> dict[str, RefreshToken]:
@@ -415,6 +419,8 @@ class TokenService:
         Without a plan where that is nothing.
         Raises EmptySelector, UserNotFound, ClientNotFound, InvalidInput.
         """
+        from tokenctl.service import plans
+
         who = self._runtime.who(actor)
         if isinstance(what, Selector):
             return plans.plan_matching(self._runtime, what, actor=who)
@@ -422,18 +428,26 @@ class TokenService:
 
     def get_plan(self, plan_id: str) -> Plan:
         """A plan by the id that its dry run has shown. Raises PlanNotFound."""
+        from tokenctl.service import plans
+
         return plans.get(self._runtime, plan_id)
 
     def list_planned(self, planned: Planned) -> Iterator[RefreshToken]:
         """What a dry run shows, as it is now, oldest login first."""
+        from tokenctl.service import plans
+
         return plans.rows(self._runtime, planned)
 
     def plan_drift(self, plan: Plan) -> Iterator[str]:
         """The ids of the logins that match now, are not dead, and are no members; in constant memory."""
+        from tokenctl.service import plans
+
         return plans.drift(self._runtime, plan)
 
     def review_plan(self, plan: Plan) -> Planned:
         """What `revoke_plan` would hit now. Changes nothing."""
+        from tokenctl.service import plans
+
         return plans.review(self._runtime, plan)
 
     def evidence(
@@ -547,6 +561,8 @@ class TokenService:
         `stop` and `progress` as in `revoke`. Whether there is drift is the caller's question. Raises
         InvalidInput.
         """
+        from tokenctl.service import plans
+
         order = revocation.Order(clean_note(reason), self._runtime.who(actor), stop, progress, plan.id)
         return plans.revoke(self._runtime, plan, order)
 
@@ -585,7 +601,7 @@ class TokenService:
         self,
         *,
         retention: timedelta | None = None,
-        batch: int = purging.DEFAULT_BATCH,
+        batch: int = 2_000,
         dry_run: bool = False,
         force: bool = False,
         max_runtime: timedelta | None = None,
@@ -595,7 +611,7 @@ class TokenService:
         stop: Stop = never,
         progress: Callable[[int, int], None] | None = None,
         actor: str | None = None,
-    ) -> purging.Purge:
+    ) -> Purge:
         """Delete refresh tokens that have been dead for longer than `retention`; never a live one.
 
         Transactions of `batch` rows, with pauses while others write. One runner at a time: DatabaseLocked
@@ -608,6 +624,8 @@ class TokenService:
         again and keeps writers waiting; DatabaseFull leaves the file as it was, with the rows deleted.
         A runner whose connection to a server broke has lost its lock, and raises DatabaseAway.
         """
+        from tokenctl.service.purge import purge
+
         if batch < 1:
             raise InvalidInput("a batch has at least 1 row", hint="for example 1000")
         if max_rows is not None and max_rows < 1:
@@ -618,7 +636,7 @@ class TokenService:
                 "a retention cannot be negative: it would delete what still lives",
                 hint="0 s for all that is dead, or longer, for example 7d",
             )
-        return purging.purge(
+        return purge(
             self._runtime,
             retention=retention,
             batch=batch,

@@ -26,7 +26,6 @@ from tokenctl.errors import (
     UserExists,
     WrongPassword,
 )
-from tokenctl.service.importing import Import, NewUser, Report, Unusable, import_users, nobody
 from tokenctl.service.revocation import Progress, Stop, exposure, never, revoke_all_of_user, unseen
 from tokenctl.service.runtime import Runtime, micros
 from tokenctl.service.transactions import repeated
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from tokenctl.core.passwords import PasswordHasher, PasswordPolicy, Verified
+    from tokenctl.service.importing import Import, NewUser, Report, Unusable
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -138,13 +138,15 @@ class UserService:
         actor: str | None = None,
         stop: Stop = never,
         progress: Progress = unseen,
-        report: Report = nobody,
+        report: Report | None = None,
     ) -> Import:
         """New users with their password hashes, as `create` makes one; `user_lines.read` reads them.
 
         A name that is there already is left as it is, so the same call goes on after an interruption. What
         cannot be used is counted and reported, and the rest is done.
         """
+        from tokenctl.service.importing import import_users, nobody
+
         return import_users(
             self._runtime,
             records,
@@ -152,7 +154,7 @@ class UserService:
             dry_run=dry_run,
             stop=stop,
             progress=progress,
-            report=report,
+            report=report or nobody,
         )
 
     @repeated
