@@ -227,7 +227,8 @@ def test_a_signal_leaves_nothing_behind(
         (os.killpg if everybody else os.kill)(process.pid, number)
         out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (code, b"")
-        assert err.splitlines()[-1].startswith(b'{"error": {"code": "interrupted"'), err
+        # Behind it Python may tell of a socket that was being connected when the signal came.
+        assert b'\n{"error": {"code": "interrupted"' in err, err
         assert b"Traceback" not in err
         # Whatever those were about to start has heard of it a moment later.
         eventually(lambda: members(process.pid) == [])
