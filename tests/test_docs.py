@@ -56,38 +56,18 @@ def test_generated_page_is_in_step(name: str) -> None:
     assert page == generate.PAGES[name](), "run: python docs/generate.py"
 
 
-def test_readme_shows_what_the_commands_print(tmp_path: Path) -> None:
-    text = README.read_text(encoding="utf-8")
-    shell = _Shell(tmp_path)
-    played = _CONSOLE.sub(lambda block: shell.play(block.group()), text)
-    if os.environ.get("TOKENCTL_UPDATE_DOCS") and _masked(played) != _masked(text):
-        README.write_text(played, encoding="utf-8")
-        return
-    assert shell.commands > 20
-    assert _masked(played) == _masked(text)
-
-
-def test_the_page_on_an_incident_shows_what_the_commands_print(tmp_path: Path) -> None:
-    page = ROOT / "docs" / "incident.md"
+@pytest.mark.parametrize(
+    ("name", "commands"), [("README.md", 20), ("docs/incident.md", 10), ("docs/migration.md", 5)]
+)
+def test_a_page_shows_what_the_commands_print(tmp_path: Path, name: str, commands: int) -> None:
+    page = ROOT / name
     text = page.read_text(encoding="utf-8")
     shell = _Shell(tmp_path)
     played = _CONSOLE.sub(lambda block: shell.play(block.group()), text)
     if os.environ.get("TOKENCTL_UPDATE_DOCS") and _masked(played) != _masked(text):
         page.write_text(played, encoding="utf-8")
         return
-    assert shell.commands > 10
-    assert _masked(played) == _masked(text)
-
-
-def test_the_page_on_migration_shows_what_the_commands_print(tmp_path: Path) -> None:
-    page = ROOT / "docs" / "migration.md"
-    text = page.read_text(encoding="utf-8")
-    shell = _Shell(tmp_path)
-    played = _CONSOLE.sub(lambda block: shell.play(block.group()), text)
-    if os.environ.get("TOKENCTL_UPDATE_DOCS") and _masked(played) != _masked(text):
-        page.write_text(played, encoding="utf-8")
-        return
-    assert shell.commands > 5
+    assert shell.commands > commands
     assert _masked(played) == _masked(text)
 
 
