@@ -29,6 +29,18 @@ page.instead = (input) => {
 FULL = "Storage.prototype.setItem = () => { throw 'full'; };"
 NO_LOCKS = "delete Navigator.prototype.locks;"
 NO_CHANNEL = "delete window.BroadcastChannel;"
+#: What other tabs say waits for `page.news`; `page.begun` is called with the lock. Timers are made longer.
+SLOW_NEWS = """
+window.BroadcastChannel = class extends BroadcastChannel {
+  set onmessage(hear) { super.onmessage = async (event) => { await page.news; hear(event); }; }
+};
+const ask = navigator.locks.request.bind(navigator.locks), start = setTimeout;
+navigator.locks.request = (key, how, work) => ask(key, how, (lock) => {
+  if (page.begun) start(page.begun);
+  return work(lock);
+});
+window.setTimeout = (work, ms) => start(work, ms && ms + 500);
+"""
 
 
 def _desk(request: pytest.FixtureRequest, options: str) -> Desk:
@@ -76,6 +88,18 @@ def test_02_who_waited_for_the_lock_adopts(request: pytest.FixtureRequest, optio
     assert len(desk.refreshes()) == 1
 
 
+def test_02_news_may_come_after_the_lock(desk: Desk) -> None:
+    """A browser may give the lock to the next tab before it has brought there what the last one said."""
+    one, two = desk.tab(), desk.tab("", SLOW_NEWS)
+    one.log_in()
+    two.run("await auth.getToken();")
+    two.run("page.news = new Promise((bring) => { page.begun = bring; });")
+    desk.expire(one, two)
+    token = one.run("return auth.getToken();")
+    assert two.run("return auth.getToken();") == token
+    assert len(desk.refreshes()) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "preludes"),
     [("", ()), (COOKIE_LOCAL, (NO_CHANNEL,)), (LOCAL, ()), (LOCAL, (NO_CHANNEL,))],
@@ -106,8 +130,9 @@ def test_03_a_lost_answer_logs_nobody_out(request: pytest.FixtureRequest, option
     assert [tab.finish() for tab in tabs] == [[200] * 20] * 3
     first, *again = desk.refreshes()
     assert "status=200" in first
-    assert len(again) == 1
-    assert "reason=retried" in again[0]
+    # One as a rule. A tab whom the browser brings the news late asks as well, and gets the same.
+    assert 1 <= len(again) <= len(tabs)
+    assert all("reason=retried" in each for each in again)
     events = [tab.events() for tab in tabs]
     assert any("unavailable" in told for told in events)  # it was the client that asked again
     assert all("ended" not in told for told in events)

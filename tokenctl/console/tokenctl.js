@@ -10,8 +10,10 @@
 const LOCK_WAIT = 5_000;
 /** For one request to the server: shorter than its grace, in which a lost answer is given again. */
 const REQUEST_LIMIT = 15_000;
-/** For the news of the tab that had the lock; and, on a new page, for a tab that is logged in already. */
+/** For the news of the tab that had the lock, or has just had it: they come behind it.
+ * On a new page, for a tab that is logged in already. */
 const NEWS_WAIT = 1_000;
+const NEWS_LAG = 10;
 const GREETING_WAIT = 100;
 /** How long before its end an access token is renewed: the smaller of the two. */
 const LEAD = 60_000;
@@ -211,7 +213,8 @@ class Auth {
   /** Take up what another tab has done while we waited for it, or before this page was there. */
   async #catchUp(waited, before) {
     await this.#reread();
-    const until = performance.now() + (waited ? NEWS_WAIT : this.#status === "unknown" ? GREETING_WAIT : 0);
+    const wait = waited ? NEWS_WAIT : this.#status === "unknown" ? GREETING_WAIT : NEWS_LAG;
+    const until = performance.now() + (this.#channel || this.#store ? wait : 0);
     const open = () => this.#still(before) && this.#cooling <= 0 && performance.now() < until;
     if (open()) this.#say({ type: "ask" });
     while (open()) await this.#sleep(until - performance.now());
@@ -458,9 +461,8 @@ class Auth {
       const event = this.#events.shift();
       this.#quiet += 1; // what a callback causes is told after what it was called for
       for (const callback of [...this.#subscribers]) {
-        try { callback(event, this.state); } catch (error) {
-          queueMicrotask(() => { throw error; }); // the page's own, as from any listener
-        }
+        // Its errors are the page's own.
+        try { callback(event, this.state); } catch (error) { queueMicrotask(() => { throw error; }); }
       }
       this.#quiet -= 1;
     }
