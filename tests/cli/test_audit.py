@@ -202,7 +202,7 @@ def test_a_key_of_another_database_is_refused(keyless: Shell) -> None:
     assert done.stderr.startswith("error[key.wrong]: ")
 
 
-@pytest.mark.parametrize("head", ["17", "", "1-" + "A" * 64])
+@pytest.mark.parametrize("head", ["17", " ", "1-" + "A" * 64])
 def test_what_is_no_head_is_refused(sample: Shell, head: str) -> None:
     done = sample("audit", "verify", "--head", head, code=2)
     assert "is not the head of an audit log" in done.stderr

@@ -95,7 +95,7 @@ def test_what_is_wrong_is_said_before_anything_is_done(tool: Tool, tmp_path: Pat
         (["--reason", "INC-8", "-o", "x.tgz"], 4, "Try: tokenctl audit search --type token.revoke"),
         (["--reason", "reuse", "-o", "json"], 2, "json is a format"),
         (["--reason", "reuse", "-o", "-"], 2, "not to stdout"),
-        (["--reason", "reuse", "-o", ""], 2, "not to stdout"),
+        (["--reason", "reuse", "-o", ""], 2, "--output is empty"),
         (["--reason", "reuse", "-o", "none/x.tgz"], 1, "Try: mkdir -p none"),
         (["--reason", "reuse", "-o", "x.tgz", "--fields", "nope"], 2, "no field 'nope' here"),
     ):

@@ -181,11 +181,31 @@ def test_a_result_has_its_exit_code(tool: Tool, argv: list[str], code: int, stdo
     assert "error" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        (["scan", ""], "PATH"),
+        (["create-user", "", "--no-password"], "NAME"),
+        (["user", "import", ""], "FILE"),
+        (["list", "--user", "ada", "--user", ""], "--user"),
+        (["revoke", "--user", "ada", "--yes", "--reason", ""], "--reason"),
+        (["--actor", "", "revoke", "--user", "ada", "--yes"], "--actor"),
+    ],
+)
+def test_an_unset_variable_of_a_script_is_refused(tool: Tool, argv: list[str], name: str) -> None:
+    """`scan "$LEAK"` must not look into the current directory, and find nothing there."""
+    done = tool(*argv)
+    assert (done.returncode, done.stdout) == (2, "")
+    demand_three_parts(done.stderr, "usage")
+    assert name in done.stderr
+    assert "is empty" in done.stderr
+
+
 @pytest.mark.usefixtures("sample")
 @pytest.mark.parametrize(
     ("argv", "name"),
     [
-        pytest.param(["create-user", "", "--no-password"], "input.invalid", id="user-name"),
+        pytest.param(["create-user", " ada", "--no-password"], "input.invalid", id="user-name"),
         pytest.param(["client", "create", "a b"], "input.invalid", id="client-id"),
         pytest.param(["client", "delete", "default"], "input.invalid", id="client-default"),
         pytest.param(["issue", "--user", "ada", "--ttl", "0s"], "input.invalid", id="ttl"),

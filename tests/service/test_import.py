@@ -363,12 +363,25 @@ class TestLines:
         assert isinstance(bad, Unusable)
         assert (bad.line, "longer than" in bad.reason) == (3, True)
 
-    def test_a_quote_that_is_never_closed_takes_no_more_than_a_stretch(self) -> None:
-        found = read("name,password_hash", '"x,h', *("y" * 100 + f"{i},h" for i in range(3_000)))
-        assert isinstance(found[0], Unusable)
-        assert found[0].line == 2
-        assert len(found) > 1_000
-        assert all(isinstance(each, NewUser) for each in found[1:])
+    @pytest.mark.parametrize("line", ['"a"da', None], ids=["quote", "long"])
+    def test_a_bad_line_of_csv_with_one_field(self, line: str | None) -> None:
+        first, bad, last = read("name", "x", line, "y")
+        assert (first, last) == (NewUser(2, "x"), NewUser(4, "y"))
+        assert isinstance(bad, Unusable)
+        assert bad.line == 3
+
+    @pytest.mark.parametrize(
+        ("rest", "last"),
+        [(["y,h", "z,h"], 5), (["y,h", '"z",h', "a,h"], 5), (["y" * 100 + ",h"] * 3_000, 1_276)],
+        ids=["to the end", "to the next quote", "for long"],
+    )
+    def test_a_quote_that_is_never_closed_ends_the_import(self, rest: list[str], last: int) -> None:
+        """What it swallows may be users, and what is behind it the inside of a text: nobody guesses."""
+        found = user_lines.read(line.encode() for line in ["name,password_hash", "x,h", '"swallows,h', *rest])
+        assert next(found) == NewUser(2, "x", "h")
+        with pytest.raises(InvalidInput, match=rf"line 3 opens .* line {last:,}: the import ends") as refusal:
+            next(found)
+        assert "run the same command again" in refusal.value.hint
 
     def test_what_is_no_utf_8_harms_its_own_field_alone(self) -> None:
         [ada, other] = read("name,note", b"ada,\xff", b"\xff,")

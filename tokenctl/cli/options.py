@@ -165,7 +165,7 @@ class Selected:
     everything: Everything = False
 
     def given(self) -> set[str]:
-        """The names of those that there were, be their value an empty text."""
+        """The names of those that there were."""
         return {each.name for each in fields(self) if getattr(self, each.name) not in (None, [], False)}
 
 
@@ -370,6 +370,15 @@ def _told_of(context: typer.Context) -> Iterator[None]:
         raise
 
 
+def _demand_text(context: Any) -> None:
+    """An unset variable of a script comes as an empty text: it must not stand for a default."""
+    for each in context.command.params:
+        given = context.params.get(each.name)
+        if (given == "" and each.default != "") or (isinstance(given, list | tuple) and "" in given):
+            name = each.make_metavar(context) if each.param_type_name == "argument" else each.opts[0]
+            context.fail(f"{name} is empty: give it a value, or leave it out")
+
+
 class Command(TyperCommand):
     """A command whose --help shows the shared options after its own."""
 
@@ -377,7 +386,9 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         with _told_of(ctx):
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, args)
+        _demand_text(ctx)
+        return rest
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _format_options(self.get_params(ctx), ctx, formatter, SHARED.keys() - self.own)
@@ -390,7 +401,9 @@ class Group(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         with _told_of(ctx):
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, args)
+        _demand_text(ctx)
+        return rest
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - typer's signature
         entry = self.menu.entries.get(cmd_name)

@@ -24,6 +24,8 @@ _BOOLEANS = {
 }
 #: In the place of a line that was too long: no record of either form.
 _NO_RECORD = '"too"long'
+#: And in the place of the values of what is none in CSV.
+_NO_VALUES = [_NO_RECORD]
 _OR_TOO_LONG = f"or the line is longer than {LONGEST_LINE:,} bytes"
 _GZIP = "\x1f\udc8b"
 
@@ -66,7 +68,8 @@ def read(
     """The user of each line; None is a line that is longer than LONGEST_LINE.
 
     Fields: the name, the password hash (an empty one is none), `disabled` (true or false); others are passed
-    over. Raises InvalidInput for what is of neither form, at the first line.
+    over. Raises InvalidInput for what is of neither form, at the first line, and for a wrong quote of CSV over
+    several lines.
     """
     fields = _Fields(name_field, hash_field)
     texts = (_NO_RECORD if line is None else line.decode("utf-8", "surrogateescape") for line in lines)
@@ -104,19 +107,29 @@ def _csv(texts: Iterator[str], number: int, fields: _Fields) -> Iterator[NewUser
     # With their ends: a text in quotes may go over several lines.
     reader = csv.reader((f"{text}\n" for text in texts), strict=True)
     header: list[str] = []
-    at_end = False
-    while not at_end:
+    while True:
         line = number + reader.line_num
         try:
             values = next(reader, None)
         except csv.Error:
-            values = [_NO_RECORD]
+            _demand_one_line(line, number + reader.line_num - 1)
+            values = _NO_VALUES
         if values is None:
-            at_end = True
-        elif not header:
+            return
+        if not header:
             fields.demand_header(values)
             header = values
-        elif len(values) == len(header):
+        elif len(values) == len(header) and values is not _NO_VALUES:
             yield fields.user(line, dict(zip(header, values, strict=True)))
         elif values:
             yield Unusable(line, f"it has not as many values as the header, a quote is wrong, {_OR_TOO_LONG}")
+
+
+def _demand_one_line(first: int, last: int) -> None:
+    """What a wrong quote has swallowed may be users, and what is behind it the inside of a text."""
+    if last > first:
+        raise InvalidInput(
+            f"line {first:,} opens a quote that is not closed as CSV wants it, up to line {last:,}: the "
+            "import ends there",
+            hint="mend that line, and run the same command again: it goes on where it stopped",
+        )
