@@ -426,4 +426,4 @@ class Interrupted(TokenctlError):
     """A signal asked us to stop; what was committed stays, the batch in hand was rolled back."""
 
     code = "interrupted"
-    hint = "run the same command again: it goes on where this one stopped"
+    hint = "run the same command again: what this one has committed stays done"

@@ -216,6 +216,8 @@ def is_playing(place: Path, session: int) -> bool:
         pytest.param(signal.SIGINT, 130, True, id="ctrl-c"),
         pytest.param(signal.SIGINT, 130, False, id="sigint"),
         pytest.param(signal.SIGTERM, 143, False, id="sigterm"),
+        pytest.param(signal.SIGHUP, 143, True, id="a closed terminal"),
+        pytest.param(signal.SIGHUP, 143, False, id="sighup"),
     ],
 )
 def test_a_signal_leaves_nothing_behind(

@@ -217,7 +217,9 @@ def test_a_terminal_without_unicode_is_no_error() -> None:
     assert r"\xfc" in done.stdout
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)]
+)
 def test_a_signal_unwinds_and_has_its_exit_code(number: int, code: int) -> None:
     with start("hang", stderr=-1) as process:
         assert process.stderr is not None
@@ -226,6 +228,15 @@ def test_a_signal_unwinds_and_has_its_exit_code(number: int, code: int) -> None:
         assert process.wait() == code
         shown = process.stderr.read()
     assert shown.startswith(b"rolled back\nerror[interrupted]: stopped by SIG")
+
+
+def test_nohup_is_respected() -> None:
+    with start("hang", stderr=-1, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"ready\n"
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
 
 
 # --- start-up and completion -------------------------------------------------------------------

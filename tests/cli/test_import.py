@@ -122,6 +122,12 @@ class TestImport:
         assert "secret" not in done.stderr
         assert dump(tmp_path / "tokenctl.db") == before
 
+    @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="nothing here that cannot be read")
+    def test_a_failed_read_is_told_as_one(self, tool: Tool) -> None:
+        done = tool("user", "import", "/proc/self/mem")
+        assert (done.returncode, done.stdout) == (1, "")
+        demand_three_parts(done.stderr, "io.failed", "copy /proc/self/mem")
+
     def test_a_terminal_gets_the_first_refusals(self, tool: Tool, tmp_path: Path) -> None:
         (tmp_path / "users.csv").write_text("name\nada\n" + "usr_\n" * 30)
         code, shown = run_on_terminal(

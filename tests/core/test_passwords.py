@@ -157,6 +157,16 @@ def test_an_older_hash_is_accepted_and_upgraded(stored: str) -> None:
     assert HASHER.verify(PASSWORD + "x", stored) == NO
 
 
+def test_a_bcrypt_salt_with_stray_bits_is_that_without() -> None:
+    """As some libraries wrote them; passlib warns of those, and a warning is an error here."""
+    salt = b"$2b$04$" + b"." * 21
+    stored = bcrypt.hashpw(PASSWORD.encode(), salt + b".").decode()
+    stray = stored[:28] + "/" + stored[29:]
+    assert known_scheme(stray)
+    assert HASHER.verify(PASSWORD, stray).upgraded_hash is not None
+    assert HASHER.verify("another one", stray) == NO
+
+
 def test_fewer_iterations_are_upgraded() -> None:
     strict = PasswordHasher(PasswordPolicy(memory_kib=64, iterations=2))
     assert strict.verify(PASSWORD, argon2_hash(iterations=1)).upgraded_hash is not None

@@ -12,6 +12,8 @@ import shutil
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import time
 import urllib.request
 from collections import Counter
@@ -31,6 +33,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.cli import environment
 from tests.cli.warm import Warm
 from tests.conftest import eventually
 from tests.http.conftest import free_port
@@ -265,12 +268,30 @@ def test_a_missing_or_wrong_key_is_said_at_the_start(refusal: Refusal, tmp_path:
 # signals and systemd
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_well(settings: Settings, tmp_path: Path, signum: int) -> None:
     server = spawn(tmp_path, *ON)
     assert server.get("/healthz").status == 200
     assert server.stop(signum) == 0
     assert [line["event"] for line in server.log] == ["request"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_it_ends_when_it_cannot_say_where_it_is(settings: Settings, tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "tokenctl", "serve", "--port", "0", *ON],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error[io.failed]: writing the output: No space left on device")
 
 
 @pytest.mark.parametrize("abstract", [False, True])

@@ -113,15 +113,26 @@ def read_token() -> str:
 
 
 def read_lines(stream: BinaryIO, limit: int = 4096) -> Iterator[bytes | None]:
-    """Each line without its end; None for one of more than `limit` bytes, which is never held whole."""
-    while line := stream.readline(limit + 2):
+    """Each line without its end; None for one of more than `limit` bytes, which is never held whole.
+
+    Raises OSError, with the file's name.
+    """
+    while line := _part(stream, limit + 2):
         content = line.removesuffix(b"\n").removesuffix(b"\r")
         if len(content) <= limit:
             yield content
             continue
         while line and not line.endswith(b"\n"):
-            line = stream.readline(65536)
+            line = _part(stream, 65536)
         yield None
+
+
+def _part(stream: BinaryIO, limit: int) -> bytes:
+    try:
+        return stream.readline(limit)
+    except OSError as error:
+        error.filename = stream.name
+        raise
 
 
 def open_file(path: Path | str) -> BinaryIO:

@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     _prepare_streams()
-    previous = _catch_sigterm()
+    previous = _catch_signals()
     try:
         code = _dispatch(args)
         sys.stdout.flush()
@@ -120,8 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:  # noqa: BLE001 - the only catcher
         code = _report(error, args)
     finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     _last_flush()
     return code
 
@@ -197,6 +197,8 @@ def _describe(error: BaseException) -> tuple[str, str, str, dict[str, Any]]:
 
 
 def _hint_of_io(error: OSError) -> str:
+    if error.errno == errno.EIO and error.filename:
+        return f"copy {quote(str(error.filename))} to another disk, if it can be; then repeat the command"
     if error.errno in _DISK:
         return "free some space, or use another file system; then repeat the command"
     if error.filename:
@@ -223,16 +225,26 @@ def _prepare_streams() -> None:
         reconfigure(errors="backslashreplace")
 
 
-def _catch_sigterm() -> Any:
-    """Make SIGTERM unwind the stack, so that every `with` on it rolls back. Returns the handler before."""
+def _catch_signals() -> dict[int, Any]:
+    """Make SIGTERM unwind the stack, so that every `with` on it rolls back. Returns the handlers before.
+
+    A terminal that goes away means the same, unless somebody has said that it does not, as `nohup` does.
+    """
     if threading.current_thread() is not threading.main_thread():
-        return None
-    return signal.signal(signal.SIGTERM, _terminate)
+        return {}
+    previous: dict[int, Any] = {signal.SIGTERM: signal.signal(signal.SIGTERM, _terminate)}
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, _hang_up)
+    return previous
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not tear the rollback
     raise Terminated
+
+
+def _hang_up(_signal: int, _frame: FrameType | None) -> None:
+    signal.raise_signal(signal.SIGTERM)  # to whoever takes it now
 
 
 def _reader_gone() -> bool:

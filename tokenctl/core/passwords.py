@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from passlib.context import CryptContext  # type: ignore[import-untyped] # it has no types
+from passlib.utils.binary import bcrypt64  # type: ignore[import-untyped] # it has no types
 
 from tokenctl.errors import PasswordRefused
 
@@ -21,6 +22,7 @@ from tokenctl.errors import PasswordRefused
 MAX_VERIFIED_LENGTH = 4096
 
 _BCRYPT_BYTES = 72
+_BCRYPT_SALT = slice(7, 29)
 # An imported hash states its own cost. Above these it would take the server down, not a second or so.
 _MAX_MEMORY_KIB = 1 << 20
 _MAX_ARGON2_ITERATIONS = 32
@@ -94,7 +96,7 @@ class PasswordHasher:
         try:
             if stored.name == "bcrypt":
                 verified = password.encode()[:_BCRYPT_BYTES]
-            ok = stored.verify(verified, password_hash)
+            ok = stored.verify(verified, stored.to_string())
         except Exception:  # noqa: BLE001 - passlib's handlers raise anything, and all of it means: not this one
             return self._waste()
         tail_unverified = isinstance(verified, bytes) and len(verified) < len(password.encode())
@@ -125,12 +127,20 @@ def _parse(password_hash: str | None) -> Any:
         return None
     try:
         handler = _SCHEMES.identify(password_hash, resolve=True)
-        stored = handler.from_string(password_hash) if handler else None
+        stored = handler.from_string(_repaired(password_hash)) if handler else None
     except Exception:  # noqa: BLE001 - see verify
         return None
     if stored is None or stored.checksum is None or not _is_affordable(stored):
         return None
     return stored
+
+
+def _repaired(password_hash: str) -> str:
+    """The last bits of a bcrypt salt mean nothing; some libraries set them, and passlib warns of that."""
+    if not password_hash.startswith("$2"):
+        return password_hash
+    _, salt = bcrypt64.check_repair_unused(password_hash[_BCRYPT_SALT])
+    return f"{password_hash[: _BCRYPT_SALT.start]}{salt}{password_hash[_BCRYPT_SALT.stop :]}"
 
 
 def _is_affordable(stored: Any) -> bool:

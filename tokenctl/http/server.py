@@ -43,6 +43,12 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._ready = ready
         self._stopping = stopping
+        self._failure: Exception | None = None
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        super().run(sockets)
+        if self._failure is not None:
+            raise self._failure
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -51,8 +57,12 @@ class _Server(uvicorn.Server):
         gc.freeze()
         # A request leaves no cycles: looking for some every 700 objects found none, and cost a twentieth.
         gc.set_threshold(20_000, 50, 100)
-        self._ready()
-        notify("READY=1")
+        try:
+            self._ready()
+        except Exception as error:  # noqa: BLE001 - raised again by `run`, when all has been closed in order
+            self._failure, self.should_exit = error, True
+        else:
+            notify("READY=1")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         notify("STOPPING=1")

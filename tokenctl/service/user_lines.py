@@ -68,8 +68,8 @@ def read(
     """The user of each line; None is a line that is longer than LONGEST_LINE.
 
     Fields: the name, the password hash (an empty one is none), `disabled` (true or false); others are passed
-    over. Raises InvalidInput for what is of neither form, at the first line, and for a wrong quote of CSV over
-    several lines.
+    over. Raises InvalidInput for what is of neither form, at the first line, and for CSV where a wrong quote
+    swallows lines.
     """
     fields = _Fields(name_field, hash_field)
     texts = (_NO_RECORD if line is None else line.decode("utf-8", "surrogateescape") for line in lines)
