@@ -31,6 +31,7 @@ from tokenctl.errors import (
     DatabaseFull,
     DatabaseLocked,
     DatabaseMissing,
+    DatabaseReadOnly,
     KeyMissing,
     KeyWrong,
     NotADatabase,
@@ -567,6 +568,18 @@ class TestDiskFull:
             assert not service.rotate(string).retried
             assert service.inspect(pair.token_id).token.generation == generation + 1
         assert run_sql(settings, "PRAGMA integrity_check") == [("ok",)]
+
+    def test_a_disk_that_is_read_only_is_told_as_one(self, small_disk: Path, new_database: Path) -> None:
+        for file in new_database.iterdir():
+            shutil.copy(file, small_disk)
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+        settings = Settings(database=str(small_disk / "tokens.db"))
+        with (
+            pytest.raises(DatabaseReadOnly, match="is mounted read-only") as refusal,
+            TokenService(settings, passwords=CHEAP) as service,
+        ):
+            service.create_user("ada")
+        assert "copy the database" in refusal.value.hint
 
     def test_init_leaves_nothing_half_made(self, small_disk: Path) -> None:
         ballast = leave_free(small_disk, 40_000)

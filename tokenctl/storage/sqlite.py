@@ -6,6 +6,7 @@ beside it are `locks`, the making of files that are whole or not there is `files
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -372,6 +373,17 @@ def translated(path: Path) -> Iterator[None]:
         raise StatementRefused("the database cannot hold a value: no Unicode text, or too large") from error
 
 
+# What SQLite says where it cannot write, or make the files that it needs beside the database.
+_NO_WRITING = ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")
+
+
+def _is_on_read_only(path: Path) -> bool:
+    try:
+        return bool(os.statvfs(path.parent).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
 def _meaning(error: BaseException | None, path: Path) -> DatabaseError:
     """Our error for the driver's. The driver's text holds no values, so it may be shown."""
     name = getattr(error, "sqlite_errorname", "") or ""
@@ -379,6 +391,11 @@ def _meaning(error: BaseException | None, path: Path) -> DatabaseError:
         return DatabaseLocked(
             f"another program holds {path} locked",
             hint="end that program's transaction, then repeat the command",
+        )
+    if name.startswith(_NO_WRITING) and _is_on_read_only(path):
+        return DatabaseReadOnly(
+            f"the file system of {path} is mounted read-only",
+            hint="copy the database with the files beside it to another place, and name that with --database",
         )
     if name.startswith("SQLITE_READONLY"):
         return DatabaseReadOnly(f"{path} cannot be written to")
@@ -390,7 +407,7 @@ def _meaning(error: BaseException | None, path: Path) -> DatabaseError:
             f"{path} is not a SQLite database, or is damaged",
             hint="name another --database, or restore a backup",
         )
-    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
+    if name.startswith(_NO_WRITING):
         return DatabaseReadOnly(f"{path}, or a file beside it, cannot be opened by this user")
     if isinstance(error, _REFUSALS) or name in ("SQLITE_TOOBIG", "SQLITE_RANGE"):
         return StatementRefused(f"the database refused a value ({error})")
