@@ -108,6 +108,7 @@ def test_it_runs_on_a_copy_of_the_sample_whose_clock_goes_on_from_its_own(tmp_pa
         issued = jwt.decode(pair["access_token"], options={"verify_signature": False})["iat"]
         assert 1_773_400_000 < issued < 1_773_500_000  # 2026-03-13 or -14, and not today
         assert refresh(server, pair["refresh_token"]).status == 200
+        assert "this is the sample database" in server.stderr.read_text()
 
 
 def test_for_people_it_says_where_to_look_and_how_to_log_in(

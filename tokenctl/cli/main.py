@@ -177,7 +177,8 @@ def _describe(error: BaseException) -> tuple[str, str, str, dict[str, Any]]:
         return error.code, error.message, error.hint, error.facts
     if isinstance(error, typer.TyperException):
         context = getattr(error, "ctx", None)
-        message = " ".join(error.format_message().split())  # a list of choices comes on several lines
+        # A list of choices comes on several lines; `int range` is Typer's word, and nobody else's.
+        message = " ".join(error.format_message().split()).replace("a valid int range", "a whole number")
         return "usage", message, f"{context.command_path if context else PROGRAM} --help", {}
     if isinstance(error, typer.Abort):  # a prompt of Typer's own, with nobody to answer it
         kind = errors.ConfirmationMissing

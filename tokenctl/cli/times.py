@@ -28,11 +28,11 @@ def parse_instant(text: str, *, now: int, destructive: bool) -> int:
     if text == "now":
         return now
     if iso := _ISO.fullmatch(text):
+        instant = _from_iso(text)
         if destructive and not iso["zone"]:
             raise InvalidInput(
                 f"{text} has no time zone, and this command destroys something", hint=_with_zone(text)
             )
-        instant = _from_iso(text)
     else:
         instant = now - _age(text)
     if instant < 0:
@@ -84,9 +84,9 @@ def _from_iso(text: str) -> int:
     try:
         # A naive one becomes local time here.
         return (datetime.fromisoformat(text).astimezone(UTC) - _EPOCH) // timedelta(microseconds=1)
-    except (ValueError, OverflowError, OSError) as error:
+    except (ValueError, OverflowError, OSError):
         raise InvalidInput(
-            f"there is no time {text}: {error}", hint="one of the calendar, such as 2026-01-31T12:00:00Z"
+            f"no calendar has the time {text}", hint="one that there is, such as 2026-01-31T12:00:00Z"
         ) from None
 
 

@@ -70,6 +70,8 @@ def _serve_for_development(
     hashing = hashing_executor()
     service, clock = development.open_service(settings, hashing, actor=actor)
     with service:
+        if service.is_sample:
+            _log.warning("this is the sample database, and its key is public")
         site = Site(service, hashing, write_line, dev=True)
         controls = development.Controls(clock, settings)
         stream = development.EventStream(site)
