@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import eventually
 from tests.console.conftest import LIFE, Api, Desk, Tab, as_json
 from tokenctl.http.dev import DEMO_PASSWORD, DEMO_USER
 
@@ -29,6 +30,10 @@ page.instead = (input) => {
 FULL = "Storage.prototype.setItem = () => { throw 'full'; };"
 NO_LOCKS = "delete Navigator.prototype.locks;"
 NO_CHANNEL = "delete window.BroadcastChannel;"
+NO_STORAGE_EVENT = """
+const add = window.addEventListener;
+window.addEventListener = (name, ...rest) => { if (name !== "storage") add.call(window, name, ...rest); };
+"""
 #: What other tabs say waits for `page.news`; `page.begun` is called with the lock. Timers are made longer.
 SLOW_NEWS = """
 window.BroadcastChannel = class extends BroadcastChannel {
@@ -146,6 +151,24 @@ def test_03_a_login_elsewhere_is_not_taken_for_a_refresh(desk: Desk) -> None:
     one.run("await auth.getToken();")  # by the cookie, which is that of the other login now
     assert one.run("return auth.state.user.id;") == user
     assert one.events() == ["login", "adopted"]
+
+
+def test_03_a_slow_refresh_does_not_bring_back_who_was_logged_in_before(desk: Desk) -> None:
+    tab = desk.tab("", NO_LOCKS)  # as when the wait for the lock is over
+    tab.log_in()
+    former = tab.run("return auth.state.login;")
+    desk.expire(tab)
+    desk.fault("delay", milliseconds=1000)
+    tab.start("return auth.getToken();")
+    tab.run("while (page.count('/auth/refresh') < 1) await page.sleep(10);")
+    user = tab.run("return (await auth.register('crane', 'nine cranes paint by noon')).user.id;")
+    tab.finish()
+    tab.run("while (page.count('/auth/logout') < 1) await page.sleep(10);")
+    eventually(lambda: "state         revoked" in desk.tokenctl("inspect", former))
+    assert tab.run("return auth.state.user.id;") == user
+    desk.expire(tab)
+    # The answer that came late has replaced the cookie: nobody is logged in, least of all the former user.
+    assert tab.run("return auth.getToken().catch((error) => error.code);") == "logged_out"
 
 
 def test_03_tabs_whose_store_is_full_share_what_is_in_memory(token_desk: Desk) -> None:
@@ -360,6 +383,19 @@ def test_08_a_stored_token_that_is_over_is_not_given_out(token_desk: Desk) -> No
     assert len(token_desk.refreshes()) == 1
 
 
+def test_08_a_stored_token_of_long_ago_is_not_taken_for_new(token_desk: Desk) -> None:
+    """By a tab that was frozen, and has heard nothing of it."""
+    one, two = token_desk.tab(LOCAL), token_desk.tab(LOCAL, NO_CHANNEL, NO_STORAGE_EVENT)
+    one.log_in()
+    assert two.run("return auth.resume();")
+    token_desk.expire(one)
+    one.run("await auth.getToken(); auth.dispose();")
+    token_desk.expire()
+    two.run(f"page.pass({2 * (LIFE + 1) * 1000}); page.calls.length = 0; await auth.fetch('/auth/me');")
+    calls = two.run("return page.calls.map((call) => [call.path, call.status]);")
+    assert calls == [["/auth/refresh", 200], ["/auth/me", 200]]
+
+
 def test_08_nobody_has_to_call(desk: Desk) -> None:
     tab = desk.tab()
     tab.log_in()
@@ -532,6 +568,42 @@ def test_12_retry_after_is_honoured_and_calls_wait(desk: Desk) -> None:
     assert tab.events() == ["login", "unavailable", "unavailable", "refreshed"]
 
 
+@pytest.mark.parametrize(
+    ("headers", "least", "most"),
+    [
+        pytest.param({"Retry-After": "31536000"}, 3_600_000, 4_320_000, id="a year"),
+        pytest.param(
+            {"Retry-After": "Wed, 21 Oct 2026 07:28:30 GMT", "Date": "Wed, 21 Oct 2026 07:28:00 GMT"},
+            *(30_000, 36_000),
+            id="a date of the server's clock",
+        ),
+    ],
+)
+def test_12_no_clock_and_no_mistake_makes_a_cool_down_endless(
+    desk: Desk, headers: dict[str, str], least: int, most: int
+) -> None:
+    tab = desk.tab("patience: 0")
+    tab.log_in()
+    desk.expire(tab)
+    tab.run(GATE)
+    tab.start("return auth.getToken().catch((error) => error.cause && page.events.at(-1).retryAfter);")
+    tab.run(f"while (!window.answer) await page.sleep(10); answer(503, {as_json(headers)});")
+    assert least <= tab.finish() <= most
+
+
+def test_12_an_answer_without_a_life_is_none(desk: Desk) -> None:
+    tab = desk.tab("patience: 0")
+    token = tab.log_in()
+    desk.expire(tab)
+    answer = as_json(as_json({"access_token": token, "user": {"id": "usr_1"}}))
+    tab.run(
+        "page.instead = (input) => String(input.url ?? input).endsWith('/auth/refresh')"
+        f" ? Promise.resolve(new Response({answer})) : null;"
+    )
+    assert tab.run("return auth.getToken().catch((error) => error.code);") == "unavailable"
+    assert tab.run("await page.sleep(300); return page.count('/auth/refresh');") == 1
+
+
 def test_12_a_cool_down_is_that_of_every_tab(desk: Desk) -> None:
     tabs = _three(desk, "patience: 0")
     desk.fault("unavailable", count=100)
@@ -645,6 +717,16 @@ def test_14_a_logout_wins_over_a_page_that_looks(desk: Desk, preludes: tuple[str
     assert desk.chromium.driver.get_cookies() == []
 
 
+def test_14_a_login_that_is_over_ends_no_others_and_says_so(token_desk: Desk) -> None:
+    tab = token_desk.tab('mode: "token"')
+    tab.log_in()
+    token_desk.tokenctl("revoke", tab.run("return auth.state.login;"), "--yes", "--reason", "a test")
+    code = "catch((error) => error.code);"
+    assert tab.run(f"return auth.logout({{ all: true }}).{code}") == "invalid_grant"
+    assert tab.run("return auth.state.status;") == "out"
+    assert tab.run(f"return auth.logout().{code}") is None
+
+
 def test_14_a_refresh_that_fails_after_a_logout_is_no_news(desk: Desk) -> None:
     tab = desk.tab()
     tab.log_in()
@@ -739,6 +821,15 @@ def test_16_only_allowed_origins_get_a_token(token_desk: Desk, api: Api) -> None
     bearers = [(host, bearer is not None) for host, path, bearer, _ in api.asked if path == "/ok"]
     assert bearers == [(f"localhost:{api.port}", False), (f"127.0.0.1:{api.port}", True)]
     assert token_desk.refreshes() == []
+
+
+def test_16_what_is_called_like_a_path_of_ours_is_not_it(token_desk: Desk) -> None:
+    tab = token_desk.tab('mode: "token"')
+    tab.log_in()
+    assert tab.run("return (await auth.fetch('/auth/login-history')).status;") == 404
+    assert tab.run("return page.calls.at(-1).bearer;")
+    tab.run("await auth.fetch('/auth/login?again', { method: 'POST' });")
+    assert not tab.run("return page.calls.at(-1).bearer;")
 
 
 def test_16_the_origin_is_that_of_the_call(token_desk: Desk, api: Api) -> None:

@@ -333,6 +333,17 @@ def test_logs_out_everywhere(page: Page) -> None:
     assert page.desk.server.post("/auth/refresh", {"refresh_token": other}).status == 401
 
 
+def test_what_the_server_has_not_heard_of_is_said_again_as_it_was_meant(page: Page) -> None:
+    other = strange_login(page.desk)
+    page.log_in()
+    page.desk.post("/dev/faults", {"kind": "unavailable", "path": "/auth/logout"})
+    page.press("#log-out-all")
+    page.wait(lambda: page.find("#unheard").is_displayed())
+    page.press("#log-out-again")
+    page.says("Logged out")
+    assert page.desk.server.post("/auth/refresh", {"refresh_token": other}).status == 401
+
+
 def test_one_command_leads_to_a_page_that_is_logged_in(browser: Chromium, tmp_path: Path) -> None:
     """`webbrowser` asks the program that BROWSER names to open the page."""
     readme = README.read_text(encoding="utf-8")

@@ -103,7 +103,10 @@ export interface Auth {
   subscribe(callback: Subscriber): () => void;
   login(username: string, password: string, options?: { scope?: string }): Promise<State>;
   register(username: string, password: string, options?: { scope?: string }): Promise<State>;
-  /** Over at once in every tab. Rejects when the server could not be told: call it again then. */
+  /**
+   * Over at once in every tab. Rejects when the server could not be told: call it again then; and with `all`
+   * when this login was over already (`invalid_grant`), as it could end no others.
+   */
   logout(options?: { all?: boolean }): Promise<void>;
   /** Whether somebody is logged in: by another tab, by the store, or by the cookie. */
   resume(options?: { signal?: AbortSignal }): Promise<boolean>;

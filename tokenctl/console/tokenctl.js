@@ -196,8 +196,9 @@ class Auth {
     }
     await this.#reread().catch(() => {}); // a store that cannot be read now costs nobody the new tokens
     if (!this.#still(before)) {
-      // A logout wins, and so does another login. A token of the login that we have is no more than spare.
-      const spare = !record || record.login === this.#record?.login || (this.#cookie && this.#record);
+      // A logout wins, and so does another login, whose cookie this answer has replaced. A token of the login
+      // that we have is no more than spare.
+      const spare = !record || record.login === this.#record?.login;
       if (!spare) await this.#revoke(record.refresh).catch(() => {});
     } else if (record) {
       // Under the cookie it may be another login, of a page that we cannot hear.
@@ -274,10 +275,10 @@ class Auth {
   async #reread() {
     const stored = await this.#store?.read();
     if (stored) {
-      // Just written if we watched; else only the wall clock knows. Without an answer from it: spent.
+      // Just written if we have watched; else only the wall clock knows. Without an answer from it: spent.
       const age = Date.now() - stored.at;
-      const spent = !(age >= 0 && age < stored.life);
-      this.#adopt(stored, spent ? (this.#status === "unknown" ? stored.life : 0) : age);
+      const watched = this.#record && this.#age <= stored.life;
+      this.#adopt(stored, age >= 0 && age < stored.life ? age : watched ? 0 : stored.life);
     } else if (this.#store && this.#record) this.#forget("elsewhere", false);
     else if (!this.#cookie && this.#status === "unknown") this.#tell({ type: "absent" }, "out");
   }
@@ -369,14 +370,14 @@ class Auth {
       throw new AuthError("network", "the server cannot be reached, or its answer cannot be read",
         response ? { status: response.status, retryAfter: retryAfter(response) } : { cause });
     }
-    if (response.ok && (response.status === 204 || answer?.access_token)) return answer;
+    if (response.ok && (response.status === 204 || (answer?.access_token && answer.expires_in > 0))) return answer;
     throw new AuthError(answer?.code ?? "answer.unknown", answer?.detail ?? `the server said ${response.status}`,
       { status: response.status, errors: answer?.errors, retryAfter: retryAfter(response) });
   }
 
   async #revoke(refresh, all = false) {
     await this.#post("/auth/logout", { refresh_token: refresh, all }).catch((error) => {
-      if (error.code !== "invalid_grant") throw error; // that is over already
+      if (error.code !== "invalid_grant" || all) throw error; // that is over already, but it ends no others
     });
   }
 
@@ -398,7 +399,8 @@ class Auth {
   }
 
   #mayCarry(url) {
-    return this.#origins.has(new URL(url).origin) && !OWN_PATHS.some((path) => url.startsWith(this.#base + path));
+    const { origin, pathname } = new URL(url);
+    return this.#origins.has(origin) && !OWN_PATHS.some((path) => origin + pathname === this.#base + path);
   }
 
   /** Send with the token. A browser does not tell where a redirect leads, so none is followed with it. */
@@ -489,11 +491,11 @@ function localStore(key) {
   };
 }
 
-/** Retry-After (RFC 9110 §10.2.3) in ms, or null. */
+/** Retry-After (RFC 9110 §10.2.3) in ms, or null. No clock of ours is asked, and a mistake costs an hour at most. */
 function retryAfter(response) {
   const said = response.headers.get("Retry-After");
-  const wait = /^\d+$/.test(said) ? said * 1000 : Date.parse(said) - Date.now();
-  return wait >= 0 ? wait : null;
+  const wait = /^\d+$/.test(said) ? said * 1000 : Date.parse(said) - Date.parse(response.headers.get("Date"));
+  return wait >= 0 ? Math.min(wait, 3_600_000) : null;
 }
 
 /** The promise, or the reason of the signal if that comes first; the promise goes on for the others. */

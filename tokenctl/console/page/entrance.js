@@ -40,6 +40,7 @@ function enterBy(form, work, say) {
 
 export function entrance({ auth, about, say }) {
   const login = get("log-in"), register = get("register");
+  let unheard; // how the logout was meant that the server has not heard of
 
   function fill() {
     for (const form of [login, register]) {
@@ -52,8 +53,9 @@ export function entrance({ auth, about, say }) {
 
   /** It is over here in any case; what the server has not heard of is to be said again. */
   async function leave(options) {
+    unheard = options;
     try { await auth.logout(options); } catch (error) {
-      get("unheard").hidden = false;
+      get("unheard").hidden = error.code === "invalid_grant"; // that login was over, and can end no others
       throw error;
     }
     get("unheard").hidden = true;
@@ -66,5 +68,5 @@ export function entrance({ auth, about, say }) {
   enterBy(register, (name, password) => auth.register(name, password), say);
   onPress(get("log-out"), say, () => leave());
   onPress(get("log-out-all"), say, () => leave({ all: true }));
-  onPress(get("log-out-again"), say, () => leave());
+  onPress(get("log-out-again"), say, () => leave(unheard));
 }

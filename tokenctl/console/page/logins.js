@@ -38,9 +38,11 @@ export function logins({ auth, say }) {
   }
 
   async function load() {
+    const { login } = auth.state;
     const answer = await auth.fetch("/auth/sessions");
     if (!answer.ok) throw new Error(`the server said ${answer.status}`);
     const { sessions } = await answer.json();
+    if (auth.state.login !== login) return; // they are somebody else's
     others = sessions.filter((login) => !login.current);
     get("logins").replaceChildren(...sessions.map(row));
     if (sessions.length === MOST) get("logins").append(make("li", { className: "hint" }, `the newest ${MOST}`));

@@ -32,14 +32,11 @@ function tellClaims(claims) {
     make("td", {}, text(name, value) || "none"))));
 }
 
-async function tellName(auth, state) {
-  let { name } = state.user;
-  if (!name) {
-    const answer = await auth.fetch("/auth/me");
-    if (!answer.ok) throw new Error(`the server said ${answer.status}`);
-    ({ name } = await answer.json());
-  }
-  get("user-name").textContent = name;
+async function nameOf(auth, { user: { name } }) {
+  if (name) return name;
+  const answer = await auth.fetch("/auth/me");
+  if (!answer.ok) throw new Error(`the server said ${answer.status}`);
+  return (await answer.json()).name;
 }
 
 function count(bar, line, left, whole) {
@@ -59,8 +56,10 @@ export function tokens({ auth, about, say, stored }) {
     count(get("refresh-bar"), get("refresh-left"), refreshExpiresIn, whole.refresh);
   };
   async function tell(state) {
-    await tellName(auth, state);
+    const name = await nameOf(auth, state);
     const claims = claimsUnverified(await auth.getToken());
+    if (auth.state.login !== state.login) return; // meanwhile somebody else has logged in, or nobody
+    get("user-name").textContent = name;
     tellClaims(claims);
     whole.access = (claims.exp - claims.iat) * 1000; // of another tab's some is spent
   }
