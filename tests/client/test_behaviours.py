@@ -196,6 +196,48 @@ def test_08_a_refresh_ahead_of_expiry_delays_nobody(client: Any, gate: Gate, clo
     assert gate.refreshes == 1
 
 
+class Unreadable(MemoryStore):
+    """A store of the user's that cannot be read while `broken`, and counts who looks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken = False
+        self.looks = 0
+
+    def load(self) -> Login | None:
+        self.looks += 1
+        if self.broken:
+            raise ConnectionError("nobody there")
+        return super().load()
+
+
+def test_08_a_store_that_cannot_be_read_is_not_asked_by_each_call(
+    library: Library, gate: Gate, clock: TestClock
+) -> None:
+    store = Unreadable()
+    auth = library.TokenAuth(gate.url, store=store, clock=clock)
+    auth.register(somebody(), PASSWORD)
+    clock.running += 52
+    store.broken, store.looks = True, 0
+    with library.http.Client(base_url=gate.url, auth=auth) as client:
+
+        def call() -> None:
+            assert client.get("/auth/me").status_code == 200
+            eventually(lambda: auth._session._refresh is None)
+
+        for _ in range(3):
+            call()
+        assert store.looks == 1
+        clock.running += 1
+        call()
+        assert store.looks == 2
+        # That was for the sake of calls that can do without: one that needs the store looks at once.
+        store.broken = False
+        clock.running += 8
+        assert client.get("/auth/me").status_code == 200
+    assert gate.refreshes == 1
+
+
 def _tokens_at(gate: Gate, path: str) -> set[str | None]:
     return {each.token for each in gate.to(path)}
 
@@ -393,6 +435,105 @@ def test_13_only_the_servers_word_ends_the_login_and_it_is_told_once(
     assert gate.refreshes == 1
 
 
+def test_13_a_logout_by_another_one_during_a_refresh_is_no_end(
+    library: Library, gate: Gate, clock: TestClock
+) -> None:
+    told = threading.Semaphore(0)
+    store = MemoryStore()
+    one, other = (
+        library.TokenAuth(gate.url, store=store, clock=clock, on_end=told.release) for _ in range(2)
+    )
+    one.register(somebody(), PASSWORD)
+    clock.running += 61
+    gate.open.clear()
+    with library.http.Client(base_url=gate.url, auth=other) as client, ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.get, "/auth/me")
+        assert gate.waiting.acquire(timeout=30)
+        one.logout()
+        gate.open.set()
+        with pytest.raises(NotLoggedIn) as raised:
+            call.result()
+    assert raised.type is NotLoggedIn
+    assert not told.acquire(timeout=0.2)
+
+
+def test_13_it_is_told_once_by_all_that_share_a_store(library: Library, gate: Gate, clock: TestClock) -> None:
+    """Even where nothing keeps their refreshes apart."""
+    told = threading.Semaphore(0)
+    store = NoTurns()
+    one, other = (
+        library.TokenAuth(gate.url, store=store, clock=clock, on_end=told.release) for _ in range(2)
+    )
+    login = one.register(somebody(), PASSWORD)
+    assert gate.server.post("/auth/logout", {"refresh_token": login.refresh_token}).status == 204
+    clock.running += 61
+    gate.open.clear()
+    with (
+        library.http.Client(base_url=gate.url, auth=one) as first,
+        library.http.Client(base_url=gate.url, auth=other) as second,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        calls = [pool.submit(each.get, "/auth/me") for each in (first, second)]
+        for _ in calls:
+            assert gate.waiting.acquire(timeout=30)
+        gate.open.set()
+        assert {type(call.exception()) for call in calls} == {LoginEnded, NotLoggedIn}
+    assert told.acquire(timeout=30)
+    assert not told.acquire(timeout=0.2)
+
+
+def test_13_a_login_of_another_one_meanwhile_is_refreshed(
+    library: Library, gate: Gate, clock: TestClock
+) -> None:
+    """Ours is over, theirs has only expired."""
+    name, told = somebody(), threading.Semaphore(0)
+    store = MemoryStore()
+    one, other = (
+        library.TokenAuth(gate.url, store=store, clock=clock, on_end=told.release) for _ in range(2)
+    )
+    login = one.register(name, PASSWORD)
+    assert gate.server.post("/auth/logout", {"refresh_token": login.refresh_token}).status == 204
+    clock.running += 61
+    gate.open.clear()
+    with library.http.Client(base_url=gate.url, auth=one) as client, ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.get, "/auth/me")
+        assert gate.waiting.acquire(timeout=30)
+        other.login(name, PASSWORD)
+        clock.running += 61
+        gate.open.set()
+        assert call.result().status_code == 200
+    assert gate.refreshes == 2
+    assert store.load() == token(one)
+    assert not told.acquire(timeout=0.2)
+
+
+class Keeping(MemoryStore):
+    """A store of the user's that removes nothing."""
+
+    def swap(self, expected: Login | None, new: Login | None) -> bool:
+        if new is None:
+            raise ConnectionError("nobody there")
+        return super().swap(expected, new)
+
+
+def test_13_tokens_that_cannot_be_removed_are_over_all_the_same(
+    library: Library, gate: Gate, clock: TestClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = threading.Semaphore(0)
+    auth = library.TokenAuth(gate.url, store=Keeping(), clock=clock, on_end=told.release)
+    login = auth.register(somebody(), PASSWORD)
+    assert gate.server.post("/auth/logout", {"refresh_token": login.refresh_token}).status == 204
+    clock.running += 61
+    with library.http.Client(base_url=gate.url, auth=auth) as client:
+        for _ in range(3):
+            with pytest.raises(LoginEnded):
+                client.get("/auth/me")
+    assert told.acquire(timeout=30)
+    assert not told.acquire(timeout=0.2)
+    assert gate.refreshes == 1
+    assert "could not be removed: ConnectionError" in caplog.text
+
+
 def test_13_a_callback_may_use_the_client(library: Library, gate: Gate, clock: TestClock) -> None:
     name, back = somebody(), threading.Event()
 
@@ -455,6 +596,130 @@ def test_14_a_login_during_a_refresh_wins(library: Library, gate: Gate, clock: T
         with pytest.raises(NotLoggedIn):
             call.result()
         assert other.result().status_code == 200
+
+
+class Slow(MemoryStore):
+    """A store of the user's whose removals wait for the test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.removing, self.go_on = threading.Event(), threading.Event()
+
+    def swap(self, expected: Login | None, new: Login | None) -> bool:
+        if new is None:
+            self.removing.set()
+            assert self.go_on.wait(30)
+        return super().swap(expected, new)
+
+
+def test_14_a_call_during_a_logout_does_not_take_the_login_up_again(
+    library: Library, gate: Gate, clock: TestClock
+) -> None:
+    store = Slow()
+    auth = library.TokenAuth(gate.url, store=store, clock=clock)
+    auth.register(somebody(), PASSWORD)
+    with library.http.Client(base_url=gate.url, auth=auth) as client, ThreadPoolExecutor(1) as pool:
+        logout = pool.submit(auth.logout)
+        assert store.removing.wait(30)
+        client.get("/auth/me")  # finds the tokens in the store: the logout has not got to them
+        store.go_on.set()
+        logout.result()
+        with pytest.raises(NotLoggedIn):
+            client.get("/auth/me")
+    assert len(gate.to("/auth/me")) == 1
+
+
+def test_14_a_login_that_a_logout_has_removed_is_not_used(library: Library, gate: Gate) -> None:
+    name, store = somebody(), Slow()
+    auth = library.TokenAuth(gate.url, store=store)
+    auth.register(name, PASSWORD)
+    with library.http.Client(base_url=gate.url, auth=auth) as client, ThreadPoolExecutor(1) as pool:
+        logout = pool.submit(auth.logout)
+        assert store.removing.wait(30)
+        new = auth.login(name, PASSWORD)
+        store.go_on.set()
+        logout.result()
+        assert gate.to("/auth/logout")[-1].fields["refresh_token"] == new.refresh_token
+        with pytest.raises(NotLoggedIn):
+            client.get("/auth/me")
+    assert gate.to("/auth/me") == []
+
+
+class Late(MemoryStore):
+    """A store of the user's that cannot be written while `broken`, and answers late while `late`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken = self.late = False
+        self.written, self.go_on = threading.Event(), threading.Event()
+
+    def swap(self, expected: Login | None, new: Login | None) -> bool:
+        if self.broken:
+            raise ConnectionError("nobody there")
+        done = super().swap(expected, new)
+        if self.late and new is not None:
+            self.written.set()
+            assert self.go_on.wait(30)
+        return done
+
+
+def test_14_a_logout_while_tokens_are_stored_later_wins(
+    library: Library, gate: Gate, clock: TestClock
+) -> None:
+    store = Late()
+    auth = library.TokenAuth(gate.url, store=store, clock=clock)
+    auth.register(somebody(), PASSWORD)
+    with library.http.Client(base_url=gate.url, auth=auth) as client:
+        store.broken = True
+        gate.advance(61)
+        clock.running += 61
+        assert client.get("/auth/me").status_code == 200
+        store.broken, store.late = False, True
+        clock.running += 8
+        assert client.get("/auth/me").status_code == 200  # and the tokens are stored beside it
+        assert store.written.wait(30)
+        refresh = auth._session._refresh
+        auth.logout()
+        store.go_on.set()
+        with pytest.raises(NotLoggedIn):
+            refresh.result()
+        with pytest.raises(NotLoggedIn):
+            client.get("/auth/me")
+
+
+def test_14_a_refresh_that_fails_after_a_logout_is_no_news(
+    library: Library, auth: Any, client: Any, gate: Gate, clock: TestClock
+) -> None:
+    clock.running += 61
+    gate.open.clear()
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.get, "/auth/me")
+        assert gate.waiting.acquire(timeout=30)
+        auth.logout()
+        gate.fault("unavailable")
+        gate.open.set()
+        with pytest.raises(NotLoggedIn):
+            call.result()
+
+
+def test_14_a_refresh_that_fails_after_a_login_leaves_the_new_one_alone(
+    library: Library, gate: Gate, clock: TestClock
+) -> None:
+    name = somebody()
+    auth = library.TokenAuth(gate.url, clock=clock)
+    auth.register(name, PASSWORD)
+    clock.running += 61
+    gate.open.clear()
+    with library.http.Client(base_url=gate.url, auth=auth) as client, ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.get, "/auth/me")
+        assert gate.waiting.acquire(timeout=30)
+        new = auth.login(name, PASSWORD)
+        gate.fault("unavailable")
+        gate.open.set()
+        with pytest.raises(NotLoggedIn):
+            call.result()
+        gate.refused = {new.access_token}
+        assert client.get("/api/x").status_code == 200  # its refresh need not wait for a cool-down
 
 
 # --- 15: bodies ---------------------------------------------------------------------------------
@@ -849,6 +1114,20 @@ def test_logging_in_and_out_in_a_loop(library: Library, gate: Gate) -> None:
     assert json.loads(gate.to("/auth/logout")[0].body)["all"] is True
 
 
+def test_a_login_that_is_over_cannot_end_the_others(library: Library, auth: Any, gate: Gate) -> None:
+    revoked = gate.server.post("/auth/logout", {"refresh_token": token(auth).refresh_token})
+    assert revoked.status == 204
+    with pytest.raises(CallRefused, match="could not end the others; log in") as refused:
+        auth.logout(everywhere=True)
+    assert (refused.value.status, refused.value.code) == (401, "invalid_grant")
+
+
+def test_a_logout_of_a_login_that_is_over_is_no_error(auth: Any, gate: Gate) -> None:
+    gate.say("/auth/logout", Said(401, body=b'{"code": "invalid_grant"}'))
+    auth.logout()
+    assert [each.status for each in gate.to("/auth/logout")] == [401]
+
+
 def test_a_logout_whose_tokens_cannot_be_removed_ends_the_login(
     library: Library, gate: Gate, file: Path
 ) -> None:
@@ -867,3 +1146,19 @@ def test_the_login_of_another_server_is_not_sent_here(library: Library, gate: Ga
     other = library.TokenAuth("https://elsewhere.example", store=FileStore(file))
     with pytest.raises(StoreUnusable, match="a store of its own"):
         next(other.sync_auth_flow(library.http.Request("GET", "https://elsewhere.example/")))
+
+
+def test_the_login_of_another_server_is_neither_replaced_nor_removed(
+    library: Library, gate: Gate, stranger: Gate, file: Path
+) -> None:
+    name = somebody()
+    library.TokenAuth(gate.url, store=FileStore(file)).register(name, PASSWORD)
+    stored = file.read_bytes()
+    other = library.TokenAuth(stranger.url, store=FileStore(file))
+    with pytest.raises(StoreUnusable, match="a store of its own"):
+        other.login(name, PASSWORD)
+    assert [each.status for each in stranger.to("/auth/logout")] == [204]  # what it got is revoked
+    with pytest.raises(StoreUnusable, match="a store of its own"):
+        other.logout()
+    assert file.read_bytes() == stored
+    assert gate.to("/auth/logout") == []

@@ -131,6 +131,8 @@ class State:
     cool_until: float = 0.0
     cool_status: int | None = None
     cool_reason: str = ""
+    #: From when (`Moment.running`) a refresh ahead may be begun again: the last refresh brought nothing.
+    ahead_from: float = 0.0
     #: From 0 to 1, drawn anew for each access token.
     jitter: float = 0.0
 
@@ -149,7 +151,8 @@ def need(state: State, now: Moment) -> Need:
     if left <= 0:
         return Need.REFRESH
     due = left <= lead(state.login.expires_in, state.jitter) or not same(state.login, state.stored)
-    return Need.AHEAD if due and not cooling(state, now) else Need.USE
+    waits = cooling(state, now) or now.running < state.ahead_from
+    return Need.AHEAD if due and not waits else Need.USE
 
 
 def cooling(state: State, now: Moment) -> float:
@@ -336,6 +339,15 @@ def cooled(state: State, failed: Failed, now: Moment, jitter: float) -> State:
         cool_status=failed.status,
         cool_reason=failed.reason,
     )
+
+
+def put_off(state: State, now: Moment) -> State:
+    """The state after a refresh that brought nothing, whatever the reason.
+
+    A store that cannot be read is not asked by each call whose token is still good. Calls that cannot do
+    without ask it all the same: it is the server that a cool-down spares.
+    """
+    return replace(state, ahead_from=now.running + FIRST_COOL_DOWN)
 
 
 # --- where tokens may go --------------------------------------------------------------------

@@ -95,8 +95,8 @@ class Flow(Generic[C]):
     def logout(self, *, everywhere: bool = False) -> None:
         """Forget the tokens and end the login, or with `everywhere` every login of the user.
 
-        Raises CallRefused when the server could not be told; the tokens are gone here all the same. Raises
-        StoreUnusable when they could not be removed.
+        Raises CallRefused when the server could not be told, or when a login that was over could not end the
+        others; the tokens are gone here all the same. Raises StoreUnusable when they could not be removed.
         """
         self._session.log_out(everywhere=everywhere)
 

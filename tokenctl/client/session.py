@@ -121,6 +121,8 @@ class Session:
         with self._mutex:
             if self._refresh is refresh:
                 self._refresh = None
+                if error is not None:
+                    self._state = core.put_off(self._state, self._clock())
         # Before the callback: it may take its time, and may use us.
         if login is not None:
             refresh.set_result(login)
@@ -142,7 +144,7 @@ class Session:
             login = found.login
             if login is None:
                 raise self._nobody()
-            stored = self._save(found, login) if found.unsaved else found.stored
+            stored = self._save(epoch, found, login) if found.unsaved else found.stored
             if found.good:
                 return login
             if wait := core.cooling(self._state, self._clock()):
@@ -151,6 +153,18 @@ class Session:
 
     def _look(self, epoch: int, rejected: str | None) -> core.Found:
         """What is stored against what we have; what another one has stored is ours from then on."""
+        stored = self._load()
+        with self._mutex:
+            self._demand(epoch)
+            found = core.reconcile(self._state, stored, rejected, self._clock())
+            self._state = core.adopted(self._state, found.login, stored, random.random())  # noqa: S311
+        return found
+
+    def _load(self) -> Login | None:
+        """What is stored. Raises StoreUnusable for the login of another server or client.
+
+        That is not ours to send, nor to replace or to remove.
+        """
         stored = self._store.load()
         if stored is not None and (stored.base_url, stored.client_id) != (self._base_url, self._client_id):
             raise StoreUnusable(
@@ -158,24 +172,21 @@ class Session:
                 f"not one at {self._base_url} of client {self._client_id}",
                 hint="give each server and client a store of its own",
             )
-        with self._mutex:
-            self._demand(epoch)
-            found = core.reconcile(self._state, stored, rejected, self._clock())
-            self._state = core.adopted(self._state, found.login, stored, random.random())  # noqa: S311
-        return found
+        return stored
 
-    def _save(self, found: core.Found, login: Login) -> Login | None:
+    def _save(self, epoch: int, found: core.Found, login: Login) -> Login | None:
         """Store again what could not be stored when it came; returns what is stored then."""
         try:
             saved = self._store.swap(found.stored, login)
         except Exception as error:  # noqa: BLE001 - a store of the user's may raise anything
             _log.warning(_NOT_STORED, _told(error))
             if found.good:
-                self._cool(core.Failed(_UNSAVED))
+                self._cool(epoch, core.Failed(_UNSAVED))
             return found.stored
         if not saved:
             return found.stored
         with self._mutex:
+            self._demand(epoch)
             self._state = core.adopted(self._state, login, login, 0.0)
         return login
 
@@ -186,7 +197,7 @@ class Session:
             return self._keep(epoch, stored, outcome.login)
         if isinstance(outcome, core.Ended):
             return self._end(epoch, stored, login)
-        wait = self._cool(outcome)
+        wait = self._cool(epoch, outcome)
         raise self._failure(wait)
 
     def _ask(self, login: Login) -> tuple[Moment, Answer | NoAnswer]:
@@ -232,24 +243,34 @@ class Session:
         return found.login
 
     def _end(self, epoch: int, stored: Login | None, presented: Login) -> Login:
-        """The server refused. That ends the login, unless another one has stored a newer one meanwhile."""
+        """The server refused. That ends the login, unless another one has changed the store meanwhile."""
         try:
-            if not self._store.swap(stored, None):
+            removed = self._store.swap(stored, None)
+        except Exception as error:  # noqa: BLE001 - a store of the user's may raise anything
+            _log.warning("the tokens of a login that is over could not be removed: %s", _told(error))
+        else:
+            if not removed:
                 found = self._look(epoch, presented.access_token)
-                if found.good and found.login is not None:
-                    return found.login
+                if not core.same(found.login, presented):
+                    return self._go_on(epoch, found)
             stored = None
-        except StoreUnusable as error:
-            _log.warning("the tokens of a login that is over could not be removed: %s", error)
         with self._mutex:
             self._demand(epoch)
             self._state = core.ended(self._state, stored)
         self._news = LoginEnded(_ENDED)
         raise self._news
 
-    def _cool(self, failed: core.Failed) -> float:
+    def _go_on(self, epoch: int, found: core.Found) -> Login:
+        """Use what another one has stored in the place of the login that the server refused."""
+        if found.login is None:
+            # It is not for us to tell of an end: whoever removed it has done so, or has logged out.
+            raise self._nobody()
+        return found.login if found.good else self._rotate(epoch, found.login, found.stored)
+
+    def _cool(self, epoch: int, failed: core.Failed) -> float:
         """Seconds until the next attempt."""
         with self._mutex:
+            self._demand(epoch)
             now = self._clock()
             self._state = core.cooled(self._state, failed, now, random.random())  # noqa: S311
             return core.cooling(self._state, now)
@@ -281,7 +302,7 @@ class Session:
     # --- logging in and out --------------------------------------------------------------
 
     def log_in(self, path: str, fields: Mapping[str, Any]) -> Login:
-        """The tokens that the server gives for that, in the place of any that are stored.
+        """The tokens that the server gives for that, in the place of those that are stored.
 
         Raises CallRefused, StoreUnusable.
         """
@@ -294,7 +315,7 @@ class Session:
             raise _refused("no login", outcome)
         new = outcome.login
         try:
-            while not self._store.swap(self._store.load(), new):
+            while not self._store.swap(self._load(), new):
                 pass
         except Exception:
             self._revoke(new)
@@ -307,32 +328,54 @@ class Session:
     def log_out(self, *, everywhere: bool) -> None:
         """Forget the tokens, and then tell the server. Nobody logged in is no error.
 
-        Raises CallRefused when the server could not be told: the tokens are gone here all the same. Raises
-        StoreUnusable when they could not be removed, and the login was ended.
+        Raises CallRefused when the server could not be told, or when a login that was over could not end the
+        others: the tokens are gone here all the same. Raises StoreUnusable when they could not be removed,
+        and the login was ended.
         """
         with self._mutex:
             ours = self._state.login
-            self._state = core.began(self._state, None, 0.0)
-            self._refresh = None
+            epoch = self._forget()
         try:
-            stored = self._store.load()
+            stored = self._load()
             while stored is not None and not self._store.swap(stored, None):
-                stored = self._store.load()
+                stored = self._load()
         except Exception:
             if ours is not None:
                 self._revoke(ours)  # what is left in the store is worth nothing then
             raise
+        with self._mutex:
+            # A call meanwhile may have taken up again what it found in the store, or be about to; and a login
+            # meanwhile may be the one that was removed.
+            if self._state.epoch == epoch or core.same(self._state.login, stored):
+                self._forget()
         login = stored or ours
-        if login is None:
-            return
+        if login is not None:
+            self._end_on_server(login, everywhere=everywhere)
+
+    def _forget(self) -> int:
+        """Nobody is logged in from now on; returns that epoch. The caller holds the mutex."""
+        self._state = core.began(self._state, None, 0.0)
+        self._refresh = None  # the one that runs is for the login before
+        return self._state.epoch
+
+    def _end_on_server(self, login: Login, *, everywhere: bool) -> None:
+        """Raises CallRefused when that did not end what it should."""
         answer = self._tell_server(login, everywhere=everywhere)
         if isinstance(answer, NoAnswer):
             raise _refused(_STILL_THERE, core.Failed(answer.reason))
-        # A token that the server refuses is as dead as one that it has just revoked.
-        if answer.status >= 300 and answer.status != 401:
-            outcome = core.judge(answer, self._clock(), self._base_url, self._client_id)
-            if isinstance(outcome, core.Failed):
-                raise _refused(_STILL_THERE, outcome)
+        # A token that the server refuses is as dead as one that it has just revoked, but it ends no others.
+        if answer.status < 300 or (answer.status == 401 and not everywhere):
+            return
+        outcome = core.judge(answer, self._clock(), self._base_url, self._client_id)
+        if isinstance(outcome, core.Failed):
+            raise _refused(_STILL_THERE, outcome)
+        if everywhere:
+            raise CallRefused(
+                "this login was over already, so it could not end the others",
+                status=answer.status,
+                code="invalid_grant",
+                hint="log in, and log out everywhere again",
+            )
 
     def _revoke(self, login: Login) -> None:
         """End a login that nobody keeps the tokens of."""
