@@ -158,7 +158,7 @@ def test_03_a_slow_refresh_does_not_bring_back_who_was_logged_in_before(desk: De
     tab.log_in()
     former = tab.run("return auth.state.login;")
     desk.expire(tab)
-    desk.fault("delay", milliseconds=3000)
+    desk.fault("delay", milliseconds=6000)
     tab.start("return auth.getToken();")
     tab.run("while (page.count('/auth/refresh') < 1) await page.sleep(10);")
     user = tab.run("return (await auth.register('crane', 'nine cranes paint by noon')).user.id;")
