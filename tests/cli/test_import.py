@@ -38,6 +38,18 @@ def imported(tool: Tool, *argv: str, stdin: str | bytes | None = None) -> dict[s
     return counts | {"exit": done.returncode}
 
 
+def run_python(code: str, place: Path) -> str:
+    """What it prints in a process of its own; it has to end with 0."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=place,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
 @pytest.mark.usefixtures("real")
 class TestImport:
     def test_hostile_lines(self, tool: Tool, tmp_path: Path) -> None:
@@ -88,15 +100,7 @@ class TestImport:
             "with TokenService(Settings(database='tokenctl.db')) as service:\n"
             f"    print(service.login('zoe@example.com', {PASSWORD!r}).token_id)"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=tmp_path,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout.startswith("rt_")
+        assert run_python(code, tmp_path).startswith("rt_")
 
     @pytest.mark.parametrize(
         ("argv", "stdin", "hint"),
@@ -170,14 +174,6 @@ class TestImport:
                 "assert main(['user', 'import', 'users.jsonl', '-q']) == 0\n"
                 "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
             )
-            done = subprocess.run(
-                [sys.executable, "-c", code],
-                cwd=tmp_path,
-                env=environment(),
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            return int(done.stdout.split()[-1])
+            return int(run_python(code, tmp_path).split()[-1])
 
         assert peak(20_000) < peak(1_000) + 8_000  # KiB, of 20 MB that are read
