@@ -62,7 +62,7 @@ class Session:
         self._clock = clock
         self._on_end = on_end
         self._state = core.State()
-        # Guards the state and the refresh for the length of an assignment; nobody waits for anything under it.
+        # Guards state and refresh for the length of an assignment; nobody waits for anything under it.
         self._mutex = threading.Lock()
         self._refresh: Future[Login] | None = None
         #: The one LoginEnded that is told to `on_end`; later ones only repeat it.
