@@ -32,7 +32,12 @@ def place(tmp_path: Path) -> Path:
 
 def broken(directory: Path, module: str) -> dict[str, str]:
     """An environment in which that module cannot be imported, as if it were not installed."""
-    (directory / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")
+    return beginning(directory, f"import sys\nsys.modules[{module!r}] = None\n")
+
+
+def beginning(directory: Path, code: str) -> dict[str, str]:
+    """An environment in which every Python begins with that code."""
+    (directory / "sitecustomize.py").write_text(code)
     return {"PYTHONPATH": f"{directory}{os.pathsep}{ROOT}"}
 
 
@@ -229,12 +234,25 @@ def test_a_signal_leaves_nothing_behind(
         (os.killpg if everybody else os.kill)(process.pid, number)
         out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (code, b"")
-        # Behind it Python may tell of a socket that was being connected when the signal came.
-        assert b'\n{"error": {"code": "interrupted"' in err, err
+        assert json.loads(err.splitlines()[-1])["error"]["code"] == "interrupted", err
         assert b"Traceback" not in err
         # Whatever those were about to start has heard of it a moment later.
         eventually(lambda: members(process.pid) == [])
         assert list(place.iterdir()) == []
+
+
+def test_a_signal_waits_for_what_is_being_connected(tmp_path: Path, place: Path) -> None:
+    """Otherwise Python tells of the socket that nobody has closed."""
+    code = (
+        "import os, signal, sys\n"
+        "def look(event, args):\n"
+        "    if event == 'socket.connect' and 'demo' in sys.orig_argv:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.addaudithook(look)\n"
+    )
+    done = run("demo", "--json", env=beginning(tmp_path, code) | {"TMPDIR": str(place)})
+    assert (done.returncode, told(done)["code"]) == (130, "interrupted"), done.stderr
+    assert list(place.iterdir()) == []
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds the processes in /proc")

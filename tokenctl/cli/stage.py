@@ -1,7 +1,8 @@
 """A stage: a directory and the processes that work in it, of which nothing is left, however it ends.
 
 Owns starting, listening and ending. Does not know what the processes do: each is a Python module that reads
-lines of JSON on stdin, if any, and says lines of JSON on stdout.
+lines of JSON on stdin, if any, and says lines of JSON on stdout. A signal is taken while we listen, and
+nowhere else: one that comes in the middle of starting something would leave it behind.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NoReturn
 
-from tokenctl.cli.interrupt import stoppable
+from tokenctl.cli.interrupt import Stop, stoppable
 from tokenctl.errors import DemoFailed, InvalidInput
 
 #: How long the processes may say nothing at all (s).
@@ -66,15 +67,16 @@ Said = tuple[Process, dict[str, Any] | None]
 class Stage:
     """A directory, the processes that work in it, and what they say, in the order in which they say it."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop: Stop) -> None:
         self.directory = Path()
+        self._stop = stop
         self._processes: list[Process] = []
         self._said: SimpleQueue[Said] = SimpleQueue()
 
     def start(self, name: str, *argv: str) -> Process:
         """Run a module with our own Python, and with none of our user's settings."""
         errors = self.directory / f"{len(self._processes)}.stderr"
-        with _undisturbed(), errors.open("wb") as stderr:
+        with errors.open("wb") as stderr:
             popen = subprocess.Popen(  # noqa: S603 - our own Python, and no shell
                 [sys.executable, "-m", *argv],
                 stdin=subprocess.PIPE,
@@ -84,10 +86,10 @@ class Stage:
                 env=self._environment(),
                 bufsize=0,
             )
-            reader = threading.Thread(target=lambda: self._read(process), daemon=True)
-            process = Process(name, popen, errors, reader)
-            self._processes.append(process)
-            reader.start()
+        reader = threading.Thread(target=lambda: self._read(process), daemon=True)
+        process = Process(name, popen, errors, reader)
+        self._processes.append(process)
+        reader.start()
         return process
 
     def _environment(self) -> dict[str, str]:
@@ -112,11 +114,13 @@ class Stage:
         self._said.put((process, None))
 
     def next(self) -> Said:
-        """What is said next, by whom; None when that one has ended. Raises DemoFailed."""
+        """What is said next, by whom; None when that one has ended. Raises DemoFailed, KeyboardInterrupt."""
         try:
-            return self._said.get(timeout=_PATIENCE)
+            for said in self._stop.until(iter(lambda: self._said.get(timeout=_PATIENCE), None)):
+                return said
         except Empty:
             raise DemoFailed(f"nothing has happened for {_PATIENCE:g} s") from None
+        raise KeyboardInterrupt
 
     def demand(self) -> tuple[Process, dict[str, Any]]:
         """The same, where none may end. Raises DemoFailed."""
@@ -136,15 +140,19 @@ class Stage:
 
 @contextmanager
 def set_stage() -> Iterator[Stage]:
-    """However the block ends, no process and no directory is left."""
-    stage = Stage()
+    """However the block ends, no process and no directory is left; a signal is raised again behind that."""
+    stop = None
     try:
-        with _undisturbed():
-            stage.directory = _new_directory()
-        yield stage
+        with stoppable() as stop:
+            stage = Stage(stop)
+            try:
+                stage.directory = _new_directory()
+                yield stage
+            finally:
+                stage.clear()
     finally:
-        with _undisturbed():
-            stage.clear()
+        if stop is not None and stop():
+            signal.raise_signal(stop.signal_number)
 
 
 def _new_directory() -> Path:
@@ -155,12 +163,3 @@ def _new_directory() -> Path:
             f"there is no directory for temporary files: {error.strerror}",
             hint="TMPDIR=DIRECTORY tokenctl demo, with one that this user may write in",
         ) from None
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """A signal waits for the end of the block, so that what this makes is known to whoever removes it."""
-    with stoppable() as stop:
-        yield
-    if stop():
-        signal.raise_signal(stop.signal_number)
