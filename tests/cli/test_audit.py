@@ -21,6 +21,7 @@ from tests.conftest import leave_free
 from tests.sample import SAMPLE
 from tokenctl import TokenService, initialise
 from tokenctl.settings import Settings
+from tokenctl.storage.segments import MOST_EVENTS
 
 
 @pytest.fixture(scope="module")
@@ -272,7 +273,7 @@ def test_a_tampered_log_is_not_archived(old: Shell) -> None:
     assert "103 events in " in old("audit", "verify", code=7).stdout
 
 
-_SEGMENTS = 40
+_SEGMENTS = 100
 
 
 @pytest.fixture
@@ -283,7 +284,7 @@ def large(tmp_path: Path) -> Path:
     (tmp_path / "archives").mkdir()
     long_ago = 1_700_000_000_000_000
     with closing(sqlite3.connect(tmp_path / "own.db")) as connection, connection:
-        rows = ((long_ago, "token.revoke", "nina", "{}") for _ in range(500 * _SEGMENTS - 1))
+        rows = ((long_ago, "token.revoke", "nina", "{}") for _ in range(MOST_EVENTS * _SEGMENTS - 1))
         connection.executemany("INSERT INTO events (at, type, actor, data) VALUES (?, ?, ?, ?)", rows)
         connection.execute("UPDATE events SET at = ?", (long_ago,))
     with TokenService(settings, clock=lambda: long_ago) as service:
@@ -330,15 +331,17 @@ def test_killed_again_and_again_nothing_is_lost(warm: Warm, large: Path) -> None
         shell("audit", "verify", "--export", str(path))
         lines = map(json.loads, path.read_text().splitlines())
         held |= {line["event"] for line in lines if "event" in line}
-    assert held == set(range(1, 500 * _SEGMENTS + 1))
+    assert held == set(range(1, MOST_EVENTS * _SEGMENTS + 1))
 
 
 def test_a_full_disk_archives_nothing(warm: Warm, large: Path, small_disk: Path) -> None:
     shell = Shell(warm, large, "own.db")
     ballast = leave_free(small_disk, 1_000_000)
     done = shell("audit", "archive", "--older-than", "90d", "--to", "small", "--yes", code=1)
-    assert done.stderr.startswith("error[db.full]: small/audit-1-40.jsonl cannot be made: No space left")
+    name = f"small/audit-1-{_SEGMENTS}.jsonl"
+    assert done.stderr.startswith(f"error[db.full]: {name} cannot be made: No space left")
     assert "Try: free some space, or name a place on another file system with --to" in done.stderr
     assert list(small_disk.iterdir()) == [ballast]
     assert _archived(large) == 0
-    assert "20,0" in shell("audit", "verify").stdout
+    # The purge's event is in one of its own.
+    assert f" in {_SEGMENTS + 1} segments hold" in shell("audit", "verify").stdout

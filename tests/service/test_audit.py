@@ -41,6 +41,7 @@ from tokenctl.service.exporting import LONGEST_LINE, export, read_export
 from tokenctl.service.sealing import Sealed
 from tokenctl.service.verifying import MOST_FINDINGS, FindingKind, Verification
 from tokenctl.storage import segments
+from tokenctl.storage.segments import MOST_EVENTS
 
 Found = list[tuple[str, int | None, int | None]]
 
@@ -105,16 +106,17 @@ def test_what_is_committed_goes_into_the_next_segment(
     assert done.holds
 
 
-def test_a_backlog_is_sealed_in_segments_of_five_hundred(service: TokenService, settings: Settings) -> None:
-    add_events(settings, 1_250)
+def test_a_backlog_is_sealed_in_segments_of_a_bounded_size(service: TokenService, settings: Settings) -> None:
+    # The user makes an event, too.
+    add_events(settings, 2 * MOST_EVENTS + 50)
     with statements(service) as sent:
-        assert service.audit.seal() == Sealed(segments=3, events=1_251)
+        assert service.audit.seal() == Sealed(segments=3, events=2 * MOST_EVENTS + 51)
     assert write_transactions(sent) == 3
     sizes = run_sql(settings, "SELECT number, events FROM segments ORDER BY number")
-    assert [tuple(row) for row in sizes] == [(1, 500), (2, 500), (3, 251)]
+    assert [tuple(row) for row in sizes] == [(1, MOST_EVENTS), (2, MOST_EVENTS), (3, 51)]
     progress: list[int] = []
     assert service.audit.verify(progress=progress.append).holds
-    assert sum(progress) == 1_251
+    assert sum(progress) == 2 * MOST_EVENTS + 51
 
 
 def test_gaps_in_the_ids_hide_nothing(service: TokenService, settings: Settings) -> None:
@@ -125,27 +127,28 @@ def test_gaps_in_the_ids_hide_nothing(service: TokenService, settings: Settings)
     assert service.audit.verify().holds
 
 
-@pytest.mark.parametrize("far", [6_000, 2**63 - 300])
+@pytest.mark.parametrize("far", [6_000, 2**63 - 100])
 def test_a_gap_behind_full_segments_hides_nothing(
     service: TokenService, settings: Settings, far: int
 ) -> None:
     """Such as ids that a large transaction took and rolled back."""
-    add_events(settings, 999)
+    add_events(settings, 2 * MOST_EVENTS - 1)
     row = {"at": START, "type": "user.create", "data": "{}"}
-    add_rows(settings, "events", [row | {"id": far + number} for number in range(300)])
-    assert service.audit.seal() == Sealed(segments=3, events=1_300)
+    add_rows(settings, "events", [row | {"id": far + number} for number in range(100)])
+    events = 2 * MOST_EVENTS + 100
+    assert service.audit.seal() == Sealed(segments=3, events=events)
     assert service.audit.unsealed() == 0
-    assert sum("event" in json.loads(line) for line in lines_of(service)) == 1_300
+    assert sum("event" in json.loads(line) for line in lines_of(service)) == events
 
 
 def test_stopped_after_the_first_segment_the_next_run_goes_on(
     service: TokenService, settings: Settings
 ) -> None:
-    add_events(settings, 1_250)
+    add_events(settings, 2 * MOST_EVENTS + 50)
     asked = count()
-    assert service.audit.seal(lambda: next(asked) > 0) == Sealed(segments=1, events=500)
-    assert service.audit.unsealed() == 751
-    assert service.audit.seal() == Sealed(segments=2, events=751)
+    assert service.audit.seal(lambda: next(asked) > 0) == Sealed(segments=1, events=MOST_EVENTS)
+    assert service.audit.unsealed() == MOST_EVENTS + 51
+    assert service.audit.seal() == Sealed(segments=2, events=MOST_EVENTS + 51)
     assert service.audit.verify().holds
 
 

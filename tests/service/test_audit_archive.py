@@ -31,6 +31,7 @@ from tokenctl.service.archiving import Archive
 from tokenctl.service.backup import copy
 from tokenctl.service.revocation import unseen
 from tokenctl.service.verifying import Findings, Verification, _Walk
+from tokenctl.storage.segments import MOST_EVENTS
 
 NINETY = timedelta(days=90)
 FORGED = f"3-{'0' * 64} {START} {'0' * 64}"
@@ -575,7 +576,7 @@ def test_a_copy_keeps_the_anchor(
 def test_refreshes_and_sealers_go_on_meanwhile(
     service: TokenService, settings: Settings, tmp_path: Path, clock: Clock
 ) -> None:
-    add_events(settings, 6_000, clock.now)
+    add_events(settings, 12 * MOST_EVENTS, clock.now)
     service.audit.seal()
     clock.advance(timedelta(days=100))
     service.purge(force=True)

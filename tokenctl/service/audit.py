@@ -138,7 +138,7 @@ class AuditLog:
         return self._runtime.has_master_key
 
     def seal(self, stop: Stop | None = None) -> Sealed:
-        """Put what is not sealed yet into new segments, of at most 500 events and a transaction each.
+        """Put what is not sealed yet into new segments, of at most 200 events and a transaction each.
 
         That is, up to the newest event when it begins. With `stop` returning True it ends after the segment
         in hand. Any number of sealers may be at work: what another one has in hand is left to that one.

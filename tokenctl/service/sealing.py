@@ -23,7 +23,7 @@ from tokenctl.storage.engine import Connection
 from tokenctl.storage.segments import MOST_EVENTS, Segment
 
 #: After so many segments the log goes into the file, between two transactions: see `service.purge`.
-_CHECKPOINT_SEGMENTS = 16
+_CHECKPOINT_SEGMENTS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Sealed:
 
 
 def seal(runtime: Runtime, stop: Stop = never) -> Sealed:
-    """Put the events that are in no segment into new ones, of at most 500 each and a transaction each.
+    """Put the events that are in no segment into new ones, of at most 200 each and a transaction each.
 
     Those up to the newest when it begins: it would never end if it went after all that come meanwhile. What
     another sealer has in hand is left to that one, and what commits late, behind it, to the next run. Ends

@@ -21,7 +21,7 @@ from tokenctl.storage.schema import events, meta, segments
 #: Events in one read.
 CHUNK = 1_000
 #: Events in one segment: while they are sealed, nobody else writes to SQLite.
-MOST_EVENTS = 500
+MOST_EVENTS = 200
 #: The meta row that is the anchor: what it says of the archived segments is `audit_chain.Anchor`.
 AUDIT_ANCHOR = "audit_anchor"
 #: Among so many ids in a row there are enough unsealed events, when there is more than a handful.
