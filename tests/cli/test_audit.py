@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -345,3 +346,16 @@ def test_a_full_disk_archives_nothing(warm: Warm, large: Path, small_disk: Path)
     assert _archived(large) == 0
     # The purge's event is in one of its own.
     assert f" in {_SEGMENTS + 1} segments hold" in shell("audit", "verify").stdout
+
+
+def test_on_a_full_disk_what_is_sealed_is_verified(warm: Warm, small_disk: Path) -> None:
+    settings = Settings(database=str(small_disk / "own.db"))
+    initialise(settings)
+    shell = Shell(warm, small_disk, "own.db")
+    with TokenService(settings) as service:
+        service.audit.seal()
+        rows = ", ".join(["(0, 'purge', '{}')"] * 1_000)
+        shell.sql(f"INSERT INTO events (at, type, data) VALUES {rows}")
+        leave_free(small_disk, 20_000)
+        done = shell("audit", "verify")
+    assert re.match(r"\d+ events? in \d segments? holds?; [\d,]+ are not sealed yet; head \d-", done.stdout)

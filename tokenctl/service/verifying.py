@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from tokenctl.core import audit_chain
 from tokenctl.core.audit_chain import MEMBER_BYTES, NO_SEGMENT, Anchor, Head, StoredEvent, event_mac
-from tokenctl.errors import DatabaseReadOnly, InvalidInput
+from tokenctl.errors import DatabaseFull, DatabaseReadOnly, InvalidInput
 from tokenctl.service.revocation import Progress, unseen
 from tokenctl.service.runtime import Runtime
 from tokenctl.service.sealing import seal
@@ -165,7 +165,8 @@ class Findings:
 def verify(runtime: Runtime, *, head: Head | None, progress: Progress = unseen) -> Verification:
     """Seal what can be sealed, then follow the whole chain. See `AuditLog.verify`."""
     walk = _Walk(runtime, Findings(head, progress))
-    with suppress(DatabaseReadOnly):  # a copy on a medium that cannot be written to can be looked at, too
+    # A copy on a medium that cannot be written to can be looked at, and a log on a disk that is full.
+    with suppress(DatabaseReadOnly, DatabaseFull):
         seal(runtime)
     return walk.run()
 
