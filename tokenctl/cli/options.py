@@ -360,10 +360,11 @@ class Menu:
 
 
 @contextmanager
-def _told_of(context: typer.Context) -> Iterator[None]:
+def _parsing(context: typer.Context) -> Iterator[None]:
     """Typer's parser does not say whose option lacks its value: the error has to name that --help."""
     try:
         yield
+        _demand_text(context)
     except typer.TyperException as error:
         if getattr(error, "ctx", None) is None:
             error.ctx = context  # type: ignore[attr-defined]
@@ -385,10 +386,8 @@ class Command(TyperCommand):
     own: frozenset[str]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        with _told_of(ctx):
-            rest = super().parse_args(ctx, args)
-        _demand_text(ctx)
-        return rest
+        with _parsing(ctx):
+            return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _format_options(self.get_params(ctx), ctx, formatter, SHARED.keys() - self.own)
@@ -400,10 +399,8 @@ class Group(TyperGroup):
     menu: Menu
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        with _told_of(ctx):
-            rest = super().parse_args(ctx, args)
-        _demand_text(ctx)
-        return rest
+        with _parsing(ctx):
+            return super().parse_args(ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - typer's signature
         entry = self.menu.entries.get(cmd_name)

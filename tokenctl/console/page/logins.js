@@ -43,7 +43,7 @@ export function logins({ auth, say }) {
     if (!answer.ok) throw new Error(`the server said ${answer.status}`);
     const { sessions } = await answer.json();
     if (auth.state.login !== login) return; // they are somebody else's
-    others = sessions.filter((login) => !login.current);
+    others = sessions.filter(({ current }) => !current);
     get("logins").replaceChildren(...sessions.map(row));
     if (sessions.length === MOST) get("logins").append(make("li", { className: "hint" }, `the newest ${MOST}`));
     get("end-others").disabled = others.length === 0;
